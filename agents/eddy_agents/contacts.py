@@ -1,0 +1,237 @@
+"""Who sent what to whom: what detectors read from flows and packets alike, as arrays.
+
+What may live here: `Contacts`, how it is read from a batch, and exact row-wise set operations on arrays of numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from eddy_agents.windows import mixed
+from eddy_mesh.batch import EXTRA, Batch
+from eddy_mesh.cer import Value
+from eddy_mesh.columns import Addresses, Column, Constant, Index, Maps, Numbers, address_halves, nulls_of
+from eddy_mesh.registry.protocols import protocol_name
+
+Integers = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.uint64]
+"""Shape (n, k): n tuples of k numbers."""
+Mask = npt.NDArray[np.bool_]
+
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+"""Bits of ``netflow.tcpControlBits``. Source: RFC 9293 section 3.1, RFC 7125 section 3."""
+ICMP, TCP, UDP, ICMP_V6 = 1, 6, 17, 58
+ABSENT = -1
+
+FIELDS: Final = (
+    "id",
+    "occurred",
+    "observed",
+    "event.start",
+    "source.ip",
+    "source.port",
+    "destination.ip",
+    "destination.port",
+    "network.iana_number",
+    "network.packets",
+    "netflow.tcpControlBits",
+    "netflow.sampling_interval",
+)
+"""What `contacts_of` looks at."""
+
+_FROM: Final = "FROM network.netflow.*, network.packet WHERE destination.ip IS NOT NULL"
+INPUT: Final = f"SELECT {', '.join(FIELDS)} {_FROM}"
+"""Statement for the events that `contacts_of` understands."""
+
+_LIMIT: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Contacts:
+    """Flows or packets that name both ends, as arrays of equal length; `ABSENT` where an event does not say.
+
+    Sampled flows are left out: one packet of many does not tell whether a connection was completed.
+
+    Attributes:
+        source: upper and lower half of the address, IPv4 mapped.
+        destination: likewise.
+        source_port: 0 where there is none.
+        destination_port: likewise.
+        protocol: IANA number.
+        flags: TCP control bits; `ABSENT` also where an exporter of flows writes 0 for not known.
+        packets: 1 or more.
+        time_ns: when it began, by the source's clock, never later than now.
+        ids: upper and lower half of the event's id.
+    """
+
+    source: Rows
+    destination: Rows
+    source_port: Integers
+    destination_port: Integers
+    protocol: Integers
+    flags: Integers
+    packets: Integers
+    time_ns: Integers
+    ids: Rows
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    def where(self, mask: Mask) -> Contacts:
+        """Return those for which ``mask`` is True."""
+        return Contacts(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+    def forward(self) -> Rows:
+        """Return source, destination, destination port and protocol: whom a request goes to."""
+        return self._tuples(self.source, self.destination, self.destination_port)
+
+    def backward(self) -> Rows:
+        """Return what `forward` gives for the request that this would be the answer to."""
+        return self._tuples(self.destination, self.source, self.source_port)
+
+    def _tuples(self, first: Rows, second: Rows, port: Integers) -> Rows:
+        ends = (port.astype(np.uint64), self.protocol.astype(np.uint64))
+        return np.column_stack((first, second, *ends))
+
+
+def contacts_of(batch: Batch, now_ns: int) -> Contacts:
+    """Return the contacts of a batch of flows or packets.
+
+    Args:
+        batch: cooked flows or packets; other events give none.
+        now_ns: ns since 1970 UTC.
+    """
+    source, has_source = _halves(batch, "source.ip")
+    destination, has_destination = _halves(batch, "destination.ip")
+    protocol = integers(batch, "network.iana_number")
+    sampled = integers(batch, "netflow.sampling_interval") > 1
+    flags = integers(batch, "netflow.tcpControlBits")
+    if batch.kind.type != "packet":
+        flags = np.where(flags == 0, ABSENT, flags)
+    ids = batch.ids()
+    every = Contacts(
+        source,
+        destination,
+        np.clip(integers(batch, "source.port"), 0, 0xFFFF),
+        np.clip(integers(batch, "destination.port"), 0, 0xFFFF),
+        protocol,
+        flags,
+        np.maximum(integers(batch, "network.packets"), 1),
+        times_of(batch, now_ns),
+        np.column_stack((ids.highs(), ids.low)),
+    )
+    return every.where(has_source & has_destination & ~sampled & (protocol >= 0))
+
+
+def times_of(batch: Batch, now_ns: int) -> Integers:
+    """Return when each event happened, ns since 1970 UTC: its start, else when it occurred or was observed, else now.
+
+    No time is later than now: a clock that runs ahead must not close the windows of all others.
+    """
+    times = np.full(batch.count, ABSENT, np.int64)
+    for name in ("event.start", "occurred", "observed"):
+        times = np.where(times < 0, integers(batch, name), times)
+    return np.where(times < 0, now_ns, np.minimum(times, now_ns))
+
+
+def integers(batch: Batch, name: str) -> Integers:
+    """Return the numbers of a field, `ABSENT` where an event has none; a number beyond 2**62 counts as 2**62."""
+    column = batch.columns.get(name)
+    if column is None and EXTRA in batch.columns:
+        return _each(_from_extra(batch.columns[EXTRA], name))
+    if isinstance(column, Numbers) and column.values.dtype.kind in "iu":
+        limited = np.minimum(column.values, _LIMIT) if column.values.dtype.itemsize == 8 else column.values
+        return np.where(nulls_of(column), ABSENT, limited.astype(np.int64))
+    if isinstance(column, Constant):
+        return np.full(batch.count, _each([column.value])[0], np.int64)
+    if isinstance(column, Maps):
+        return _each([column.at(row) for row in range(len(column))])
+    return np.full(batch.count, ABSENT, np.int64)
+
+
+def packed_ids(ids: Rows) -> bytes:
+    """Return ids end to end, 16 bytes each."""
+    return ids.astype(">u8").tobytes()
+
+
+def transport(protocol: int) -> str:
+    """Return the name of a protocol number in capitals, for a sentence."""
+    return protocol_name(protocol).upper()
+
+
+# --- sets of tuples ----------------------------------------------------------------------------------------------
+
+
+def among(rows: Rows, others: Rows) -> Mask:
+    """Return True for each tuple of ``rows`` that is also one of ``others``."""
+    if not len(rows) or not len(others):
+        return np.zeros(len(rows), np.bool_)
+    others = others[np.isin(mixed(others), mixed(rows))]  # exact below; this spares sorting what is far from equal
+    _, which = distinct(np.concatenate((others, rows)))
+    held: Mask = np.zeros(int(which.max()) + 1, np.bool_)
+    held[which[: len(others)]] = True
+    return held[which[len(others) :]]
+
+
+def distinct(rows: Rows) -> tuple[Rows, Index]:
+    """Return each different tuple once, and for each row which of them it is."""
+    if not len(rows):
+        return rows, np.zeros(0, np.intp)
+    order = np.lexsort(rows.T)
+    ordered = rows[order]
+    begins = np.ones(len(rows), np.bool_)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    which = np.empty(len(rows), np.intp)
+    which[order] = np.cumsum(begins) - 1
+    return ordered[begins], which
+
+
+def groups(which: Index) -> list[Index]:
+    """Return the rows of each of the tuples that `distinct` found, in its order."""
+    if not len(which):
+        return []
+    order = np.argsort(which, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
+
+
+# --- columns of any kind -----------------------------------------------------------------------------------------
+
+
+def _halves(batch: Batch, name: str) -> tuple[Rows, Mask]:
+    column = batch.columns.get(name)
+    if isinstance(column, Addresses):
+        return column.wide().values.astype(np.uint64), ~nulls_of(column)
+    if column is None and EXTRA in batch.columns:
+        values = _from_extra(batch.columns[EXTRA], name)
+    elif isinstance(column, Constant):
+        halves, has = _parsed([column.value])
+        return np.repeat(halves, batch.count, axis=0), np.repeat(has, batch.count)
+    else:
+        values = [None if column is None else column.at(row) for row in range(batch.count)]
+    return _parsed(values)
+
+
+def _parsed(values: list[Value]) -> tuple[Rows, Mask]:
+    halves = np.zeros((len(values), 2), np.uint64)
+    has = np.zeros(len(values), np.bool_)
+    for row, value in enumerate(values):
+        try:
+            halves[row] = address_halves(value) if isinstance(value, str) else (0, 0)
+        except ValueError:
+            continue
+        has[row] = isinstance(value, str)
+    return halves, has
+
+
+def _each(values: list[Value]) -> Integers:
+    limited = [max(ABSENT, min(v, _LIMIT)) if type(v) is int else ABSENT for v in values]
+    return np.array(limited, np.int64)
+
+
+def _from_extra(column: Column, name: str) -> list[Value]:
+    held = (column.at(row) for row in range(len(column)))
+    return [members.get(name) if isinstance(members, dict) else None for members in held]  # type: ignore[misc]

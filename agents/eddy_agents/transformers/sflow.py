@@ -1,0 +1,276 @@
+"""Cooks sFlow version 5 datagrams: each sample becomes an event.
+
+In: ``raw.network.sflow``, one datagram each. Out: ``cooked.network.sflow.flow``, one event for each sampled packet,
+with the fields that a captured packet has; ``cooked.network.sflow.counter``, one for each counter sample;
+``cooked.network.sflow.unknown``, one for each sample of a format that is not known, whole;
+``cooked.derived.sflow.gap`` where datagrams of an agent are missing.
+
+A field has its ECS name where ECS has one, else ``sflow.`` and the member's name in the specification.
+Numbers of a flow are those of the sampled packet: multiply by ``sflow.sampling_rate`` for an estimate.
+
+Source: sFlow version 5, July 2004.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from eddy_agents.wire.packet import Integers, decode
+from eddy_agents.wire.packet_columns import number_column, packet_columns, word_column
+from eddy_agents.wire.sflow import Datagram, FlowSample
+from eddy_agents.wire.sflow import decode as decode_datagram
+from eddy_mesh.agent import Draft, Example, Refusal, Result
+from eddy_mesh.batch import Batch, Kind
+from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.columns import Column, Constant, Index, Numbers, pack
+from eddy_mesh.errors import WireError
+from eddy_mesh.rows import column_for, columns_of
+
+INPUT: tuple[str, ...] = ("sflow",)
+
+FLOW: Final = Kind(Stage.COOKED, EventClass.NETWORK, "sflow.flow")
+COUNTER: Final = Kind(Stage.COOKED, EventClass.NETWORK, "sflow.counter")
+UNKNOWN: Final = Kind(Stage.COOKED, EventClass.NETWORK, "sflow.unknown")
+GAP: Final = Kind(Stage.COOKED, EventClass.DERIVED, "sflow.gap")
+
+_ENVELOPE: Final = ("occurred", "observed", "host", "host_address", "normalizer", "normalizer_address")
+_SEQUENCES: Final = 2**32
+_NO_INTERFACE: Final = (0, 0x3FFF_FFFF)
+"""Interface numbers that name none: unknown, and the agent itself. Source: sFlow version 5 section 5.3, interface."""
+
+Row = dict[str, Value]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the sFlow cooking."""
+
+    max_agents: int = 4096
+    """Most agents (address and sub-agent) whose sequence is followed; the one silent for longest is forgotten."""
+
+    late_datagrams: int = 1000
+    """A datagram at most this many numbers behind is late; one further behind says that the agent began anew."""
+
+    restart_ms: int = 60_000
+    """An uptime that falls by more than this many ms says that the agent began anew."""
+
+
+class _Place(NamedTuple):
+    expected: int
+    uptime_ms: int
+
+
+class Sequences:
+    """Follows the numbers of datagrams; holds one small record for each agent, ``max_agents`` at most."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._places: dict[tuple[str, int], _Place] = {}  # the one heard last at the end
+
+    def take(self, datagram: Datagram) -> tuple[int, int]:
+        """Take the number of a datagram; returns the number that was expected and how many are missing before it."""
+        key = (datagram.agent, datagram.sub_agent)
+        place = self._places.pop(key, None)
+        following = _Place((datagram.sequence + 1) % _SEQUENCES, datagram.uptime_ms)
+        if place is None:
+            if len(self._places) >= self._config.max_agents:
+                del self._places[next(iter(self._places))]
+            self._places[key] = following
+            return datagram.sequence, 0
+        has_restarted = datagram.uptime_ms + self._config.restart_ms < place.uptime_ms
+        behind = (place.expected - datagram.sequence) % _SEQUENCES
+        is_late = not has_restarted and 0 < behind <= self._config.late_datagrams
+        self._places[key] = place if is_late else following
+        if has_restarted or 0 < behind <= _SEQUENCES // 2:
+            return place.expected, 0
+        return place.expected, (datagram.sequence - place.expected) % _SEQUENCES
+
+
+class Cooking:
+    """Names the fields of samples, and notices datagrams that did not come."""
+
+    def __init__(self, config: Config) -> None:
+        self._sequences = Sequences(config)
+
+    def on_batch(self, batch: Batch, now_ns: int) -> Result:  # noqa: ARG002  # reads no clock
+        """Return the samples of every datagram that can be read."""
+        payloads = batch.column("event.original")
+        cut: list[tuple[int, WireError]] = []
+        datagrams: list[tuple[int, Datagram]] = []
+        gaps: list[tuple[int, Row]] = []
+        for row in range(batch.count):
+            payload = payloads.at(row)
+            try:
+                datagram = decode_datagram(payload if isinstance(payload, bytes) else b"")
+            except WireError as error:
+                cut.append((row, error))
+                continue
+            datagrams.append((row, datagram))
+            expected, lost = self._sequences.take(datagram)
+            if lost:
+                gaps.append((row, _of_datagram(datagram) | {"sflow.expected_sequence": expected, "sflow.lost": lost}))
+        drafts = [_flow_draft(batch, datagrams)]
+        drafts += [_row_draft(kind, batch, rows) for kind, rows in _row_events(datagrams, gaps)]
+        refusals = (Refusal([row for row, _ in cut], "malformed", str(cut[0][1])),) if cut else ()
+        return Result([draft for draft in drafts if draft is not None], refusals)
+
+    def on_tick(self, now_ns: int) -> Result:  # noqa: ARG002  # the same
+        """Do nothing: an agent that is silent can not be told from one that has nothing to say."""
+        return Result()
+
+
+# --- samples as rows ---------------------------------------------------------------------------------------------
+
+
+def _of_datagram(datagram: Datagram) -> Row:
+    return {
+        "observer.ip": datagram.agent,
+        "sflow.sub_agent": datagram.sub_agent,
+        "sflow.sequence": datagram.sequence,
+    }
+
+
+def _row_events(
+    datagrams: Sequence[tuple[int, Datagram]], gaps: list[tuple[int, Row]]
+) -> list[tuple[Kind, list[tuple[int, Row]]]]:
+    """Return the events that are made row by row: they are few beside the flows."""
+    counters: list[tuple[int, Row]] = []
+    unknown: list[tuple[int, Row]] = []
+    for row, datagram in datagrams:
+        shared = _of_datagram(datagram)
+        for sample in datagram.counters:
+            source: Row = {
+                "sflow.sample_sequence": sample.sequence,
+                "sflow.source_id_type": sample.source_type,
+                "sflow.source_id": sample.source_index,
+            }
+            counters.append((row, shared | source | sample.fields))
+        unknown += [(row, shared | fields) for fields in datagram.others]
+    return [(COUNTER, counters), (UNKNOWN, unknown), (GAP, gaps)]
+
+
+def _row_draft(kind: Kind, batch: Batch, events: Sequence[tuple[int, Row]]) -> Draft | None:
+    if not events:
+        return None
+    index = np.array([row for row, _ in events], np.intp)
+    return Draft(kind, len(events), columns_of([fields for _, fields in events]) | _carried(batch, index))
+
+
+def _carried(batch: Batch, index: Index) -> dict[str, Column]:
+    """Return what a cooked event has from its raw one: envelope, tags, and the raw event as parent."""
+    names = [name for name in batch.columns if name in _ENVELOPE or name.startswith("tags.")]
+    return {name: batch.columns[name].take(index) for name in names} | {"parents": batch.ids().take(index)}
+
+
+# --- flows as columns --------------------------------------------------------------------------------------------
+
+
+def _flow_draft(batch: Batch, datagrams: Sequence[tuple[int, Datagram]]) -> Draft | None:
+    """Return all flow samples of a batch; their headers are read together."""
+    counts = [len(datagram.flows) for _, datagram in datagrams]
+    samples = [sample for _, datagram in datagrams for sample in datagram.flows]
+    if not samples:
+        return None
+    index = np.repeat(np.array([row for row, _ in datagrams], np.intp), counts)
+    shared = columns_of([_of_datagram(datagram) for _, datagram in datagrams])
+    of_sample = np.repeat(np.arange(len(datagrams)), counts)
+    columns = {name: column.take(of_sample) for name, column in shared.items()}
+    columns |= _header_columns(samples)
+    columns |= _sample_columns(samples)
+    columns = _with_fields(columns, [sample.fields for sample in samples])
+    return Draft(FLOW, len(samples), columns | _carried(batch, index))
+
+
+def _header_columns(samples: Sequence[FlowSample]) -> dict[str, Column]:
+    offsets, data = pack([sample.header for sample in samples])
+    link_types = np.array([sample.link_type for sample in samples], np.int64)
+    lengths = np.array([sample.frame_length for sample in samples], np.int64)
+    captured = np.diff(offsets.astype(np.int64))
+    columns = packet_columns(decode(data, offsets.astype(np.int64), link_types, np.maximum(lengths, captured)))
+    frame_bytes = number_column(lengths, np.uint32)
+    if frame_bytes is not None:
+        columns["network.bytes"] = frame_bytes
+    columns["network.packets"] = Constant(1, len(samples))
+    return columns
+
+
+def _sample_columns(samples: Sequence[FlowSample]) -> dict[str, Column]:
+    numbers = np.array([sample.head for sample in samples], np.int64)
+    way_in, way_out = numbers[:, 7], numbers[:, 9]
+    columns: dict[str, Column | None] = {
+        name: Numbers(numbers[:, place].astype(np.uint32)) for place, name in enumerate(_SAMPLE_FIELDS)
+    }
+    columns["observer.ingress.interface.id"] = _interfaces(numbers[:, 6], way_in)
+    columns["observer.egress.interface.id"] = _interfaces(numbers[:, 8], way_out)
+    for name, form, value in (("input", numbers[:, 6], way_in), ("output", numbers[:, 8], way_out)):
+        columns[f"sflow.{name}_format"] = number_column(np.where(form > 0, form, -1), np.uint32)
+        columns[f"sflow.{name}_value"] = number_column(np.where(form > 0, value, -1), np.uint32)
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+_SAMPLE_FIELDS: Final = (
+    "sflow.sample_sequence",
+    "sflow.source_id_type",
+    "sflow.source_id",
+    "sflow.sampling_rate",
+    "sflow.sample_pool",
+    "sflow.drops",
+)
+
+
+def _interfaces(form: Integers, value: Integers) -> Column | None:
+    names_one = (form == 0) & ~np.isin(value, _NO_INTERFACE)
+    return word_column(np.where(names_one, value, -1), str)
+
+
+def _with_fields(columns: dict[str, Column], rows: Sequence[Mapping[str, Value]]) -> dict[str, Column]:
+    """Return the columns with the members of other records; where both have a field, the packet header is right."""
+    names = {name for row in rows for name in row}
+    if not names:
+        return columns
+    both = names & columns.keys()
+    for name in both:
+        column = columns[name]
+        held = [column.at(place) for place in range(len(column))]
+        columns[name] = column_for(
+            name, [row.get(name) if value is None else value for value, row in zip(held, rows, strict=True)]
+        )
+    rest = [{name: value for name, value in row.items() if name not in both} for row in rows]
+    return columns | columns_of(rest)
+
+
+_DATAGRAM: Final = bytes.fromhex(
+    "00000005 00000001 c0000201 00000000 00000007 000003e8 00000002"  # agent 192.0.2.1, number 7, two samples
+    "00000001 00000064 00000005 00000003 00000200 00002800 00000000 00000003 40000102 00000001"  # a flow sample
+    "00000001 0000003c 00000001 00000040 00000004 0000002a"  # its header: Ethernet, 64 octets on the wire
+    "020000000002 020000000001 0800 4500002e00010000401100 00c6336401c6336402 00351389001a0000 0000"
+    "00000002 00000030 00000009 00000003 00000001 000003e9 0000001c"  # a counter sample: processor
+    "0000000a 00000014 0000001e 0000000000001000 0000000000000800"
+)
+
+EXAMPLES: tuple[Example, ...] = (
+    Example(
+        given=(_DATAGRAM,),
+        expected=(
+            {
+                "observer.ip": "192.0.2.1",
+                "observer.ingress.interface.id": "3",
+                "sflow.sequence": 7,
+                "sflow.sampling_rate": 512,
+                "sflow.sample_pool": 10240,
+                "sflow.output_format": 1,
+                "sflow.output_value": 258,
+                "source.ip": "198.51.100.1",
+                "source.port": 53,
+                "destination.ip": "198.51.100.2",
+                "destination.port": 5001,
+                "network.transport": "udp",
+                "network.bytes": 64,
+            },
+            {"observer.ip": "192.0.2.1", "sflow.5s_cpu": 10, "sflow.total_memory": 4096, "sflow.source_id": 3},
+        ),
+    ),
+)

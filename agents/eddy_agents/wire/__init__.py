@@ -1,0 +1,1 @@
+"""Pure wire parsers: bytes in, values out, `WireError` for anything else."""

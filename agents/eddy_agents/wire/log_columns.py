@@ -1,0 +1,241 @@
+"""Columns filled by many patterns, each for some of the rows.
+
+What may live here: `FieldSet`, which collects dictionary-coded values of any number of fields and gives the smallest
+columns that hold them. A field that few rows have goes to the column of maps.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from eddy_mesh.batch import EXTRA
+from eddy_mesh.cer import Value
+from eddy_mesh.columnize import address_column
+from eddy_mesh.columns import Addresses, Column, Constant, Maps, Numbers, Text, Words, address_halves, pack
+from eddy_mesh.fields import FieldType, type_of
+from eddy_mesh.rows import SPARSE_SHARE
+
+Rows: TypeAlias = slice | npt.NDArray[np.intp]
+"""Which rows of the chunk: all (`ALL`) or ascending offsets."""
+
+ALL = slice(None)
+MAX_DIGITS = 18
+"""A decimal number of at most so many digits fits 64 bits."""
+
+_NUMERIC = frozenset({FieldType.INT, FieldType.LEVEL})
+
+
+class Codes:
+    """Values of one field, dictionary-coded: ``codes[row]`` is the number of a text in ``index``, or -1."""
+
+    __slots__ = ("codes", "index")
+
+    def __init__(self, count: int) -> None:
+        self.codes = np.full(count, -1, np.int32)
+        self.index: defaultdict[bytes, int] = defaultdict()
+        self.index.default_factory = self.index.__len__
+
+    def put(self, rows: Rows, values: Sequence[bytes]) -> None:
+        """Set the values of some rows; b"" says that the row does not have the field."""
+        self.codes[rows] = np.fromiter(map(self.index.__getitem__, values), np.int32, len(values))
+
+    def put_same(self, rows: Rows, value: bytes) -> None:
+        """Set one value in some rows."""
+        self.codes[rows] = self.index[value]
+
+    def missing(self) -> npt.NDArray[np.bool_]:
+        """Return True for each row that does not have the field."""
+        empty = self.index.get(b"")
+        return self.codes < 0 if empty is None else (self.codes < 0) | (self.codes == empty)
+
+    def texts(self) -> list[bytes]:
+        """Return the different texts; a code is an offset into them."""
+        return list(self.index)
+
+
+class FieldSet:
+    """Values of any number of fields for a chunk of ``count`` rows."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._fields: dict[str, Codes] = {}
+        self._sparse: dict[int, dict[str, Value]] = {}
+
+    def codes(self, name: str) -> Codes:
+        """Return the codes of a field, made where nothing was put yet."""
+        held = self._fields.get(name)
+        if held is None:
+            held = self._fields[name] = Codes(self.count)
+        return held
+
+    def has(self, name: str) -> bool:
+        """Return whether something was put into a field."""
+        return name in self._fields
+
+    def put(self, name: str, rows: Rows, values: Sequence[bytes]) -> None:
+        """Set a field of some rows: UTF-8 text, decimal digits or an address; b"" where a row does not have it."""
+        self.codes(name).put(rows, values)
+
+    def put_same(self, name: str, rows: Rows, value: bytes) -> None:
+        """Set a field of some rows to one value."""
+        self.codes(name).put_same(rows, value)
+
+    def put_row(self, row: int, values: Mapping[str, Value]) -> None:
+        """Add fields of one row that go to the column of maps as they are."""
+        self._sparse.setdefault(row, {}).update(values)
+
+    def derive(self, source: str, target: str, function: Callable[[bytes], bytes]) -> None:
+        """Set ``target`` in each row to ``function`` of the value of ``source``, called once for each different value.
+
+        Args:
+            source: field to read; rows without it are left as they are.
+            target: field to set.
+            function: gives b"" for a value that says nothing about ``target``.
+        """
+        if source not in self._fields:
+            return
+        held, result = self._fields[source], self.codes(target)
+        values = [function(text) if text else b"" for text in held.texts()]
+        table = np.array([result.index[value] if value else -1 for value in values] + [-1], np.int32)
+        mapped = table[held.codes]
+        np.copyto(result.codes, mapped, where=mapped >= 0)
+
+    def columns(self) -> dict[str, Column]:
+        """Return a column for each field that at least one row has."""
+        columns: dict[str, Column] = {}
+        least = SPARSE_SHARE * self.count
+        for name, codes in self._fields.items():
+            missing = codes.missing()
+            present = self.count - int(np.count_nonzero(missing))
+            if present == 0:
+                continue
+            if present < least:
+                self._to_sparse(name, codes, np.flatnonzero(~missing))
+                continue
+            column = column_of_codes(type_of(name), codes, missing if present < self.count else None)
+            if column is not None:
+                columns[name] = column
+        if self._sparse:
+            columns[EXTRA] = sparse_column(self.count, self._sparse)
+        return columns
+
+    def rows(self) -> list[dict[str, Value]]:
+        """Return the fields of each row as dicts of dotted names, for cookings that work by row."""
+        rows: list[dict[str, Value]] = [dict(self._sparse.get(row, {})) for row in range(self.count)]
+        for name, codes in self._fields.items():
+            texts, kind = codes.texts(), type_of(name)
+            present = np.flatnonzero(~codes.missing())
+            for row, code in zip(present.tolist(), codes.codes[present].tolist(), strict=True):
+                value = _value(kind, texts[code])
+                if value is not None:
+                    rows[row][name] = value
+        return rows
+
+    def _to_sparse(self, name: str, codes: Codes, present: npt.NDArray[np.intp]) -> None:
+        texts, kind = codes.texts(), type_of(name)
+        for row, code in zip(present.tolist(), codes.codes[present].tolist(), strict=True):
+            value = _value(kind, texts[code])
+            if value is not None:
+                self._sparse.setdefault(row, {})[name] = value
+
+
+def column_of_codes(kind: FieldType, codes: Codes, missing: npt.NDArray[np.bool_] | None) -> Column | None:
+    """Return the smallest column of coded values, or None where no row has a value that fits.
+
+    Args:
+        kind: type of the field. Texts that do not fit it (not a number, not an address) become null.
+        codes: the values.
+        missing: True for each row without the field, or None when every row has it.
+    """
+    if kind in _NUMERIC:
+        return _number_column(codes, missing)
+    if kind is FieldType.ADDRESS:
+        return _address_column(codes, missing)
+    return _text_column(codes, missing)
+
+
+def _text_column(codes: Codes, missing: npt.NDArray[np.bool_] | None) -> Column:
+    texts = codes.texts()
+    used = codes.codes if missing is None else np.where(missing, 0, codes.codes)
+    if len(texts) == 1 and missing is None:
+        return Constant(texts[0].decode("utf-8", "replace"), len(used))
+    if len(texts) > len(used) // 2 + 1:
+        texts.append(b"")  # what code -1 picks
+        return Text(*pack([texts[code] for code in codes.codes.tolist()]), missing)
+    width = np.min_scalar_type(len(texts) - 1)
+    return Words(used.astype(width), tuple(text.decode("utf-8", "replace") for text in texts), missing)
+
+
+def _number_column(codes: Codes, missing: npt.NDArray[np.bool_] | None) -> Column | None:
+    numbers = [_number(text) for text in codes.texts()]
+    unfit = np.array([number is None for number in numbers], np.bool_)
+    table = np.array([number or 0 for number in numbers], np.uint64)
+    values, nulls = _spread(codes, missing, table, unfit)
+    if nulls is not None and nulls.all():
+        return None
+    if nulls is None and len(table) == 1:
+        return Constant(int(table[0]), len(values))
+    return Numbers(values.astype(np.min_scalar_type(int(table.max()))), nulls)
+
+
+def _address_column(codes: Codes, missing: npt.NDArray[np.bool_] | None) -> Column | None:
+    texts: list[str | None] = [address_or_none(text) for text in codes.texts()]
+    unfit = np.array([text is None for text in texts], np.bool_)
+    table = address_column(texts)
+    values, nulls = _spread(codes, missing, table.values, unfit)
+    if nulls is not None and nulls.all():
+        return None
+    return Addresses(values, nulls)
+
+
+def _spread(
+    codes: Codes, missing: npt.NDArray[np.bool_] | None, table: npt.NDArray[np.generic], unfit: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.bool_] | None]:
+    used = codes.codes if missing is None else np.where(missing, 0, codes.codes)
+    nulls = missing
+    if unfit.any():
+        nulls = unfit[used] if missing is None else unfit[used] | missing
+    return table[used], nulls  # type: ignore[return-value]
+
+
+def sparse_column(count: int, rows: Mapping[int, Mapping[str, Value]]) -> Maps:
+    """Return the column of maps with the fields that few rows have.
+
+    Args:
+        count: number of rows of the chunk.
+        rows: row → its fields.
+    """
+    encoded = [msgspec.msgpack.encode(rows[row]) for row in sorted(rows)]
+    lengths = np.zeros(count, np.int64)
+    lengths[sorted(rows)] = [len(text) for text in encoded]
+    offsets = np.zeros(count + 1, np.uint32)
+    np.cumsum(lengths, out=offsets[1:])
+    return Maps(offsets, b"".join(encoded), lengths == 0 if len(rows) < count else None)
+
+
+def address_or_none(text: bytes) -> str | None:
+    """Return an address as text that `eddy_mesh.columns.address_halves` takes, or None where it is none."""
+    try:
+        decoded = text.decode("ascii")
+        address_halves(decoded)
+    except ValueError:
+        return None
+    return decoded
+
+
+def _number(text: bytes) -> int | None:
+    return int(text) if text.isdigit() and len(text) <= MAX_DIGITS else None
+
+
+def _value(kind: FieldType, text: bytes) -> Value:
+    if kind in _NUMERIC:
+        return _number(text)
+    if kind is FieldType.ADDRESS:
+        return address_or_none(text)
+    return text.decode("utf-8", "replace")

@@ -1,0 +1,230 @@
+"""A batch of raw log lines → the columns of cooked events, one for each line.
+
+What may live here: the order of the steps that the syslog and file cookings share. Lines that no chunk expression
+takes are read one by one; a line is never refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import tzinfo
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from eddy_agents.wire.log_annotate import annotate, split_addresses
+from eddy_agents.wire.log_columns import FieldSet
+from eddy_agents.wire.log_formats import Chunk, LineFormat, Repair, flat_elements, put_values
+from eddy_agents.wire.log_rows import carried_columns, payload_bytes
+from eddy_agents.wire.syslog import FACILITY_NAMES, Syslog, cisco_severity, parse_any
+from eddy_agents.wire.syslog_time import UNREADABLE, Clock
+from eddy_mesh.agent import Draft
+from eddy_mesh.batch import Batch, Kind
+from eddy_mesh.cer import Value
+from eddy_mesh.columns import Bytes, Column, Constant, Maps, Numbers, Text, pack
+
+_LINE_ENDS = b"\r\n\0"
+ANY_LINE = re.compile(b"")
+HEADED_LINE = re.compile(rb"<\d{1,3}>|[A-Z][a-z]{2} [ \d]?\d \d\d:\d\d:\d\d ")
+"""A line that begins like syslog."""
+_PARTS = {
+    "syslog.format": "format",
+    "log.syslog.priority": "priority",
+    "log.syslog.version": "version",
+    "log.syslog.hostname": "hostname",
+    "log.syslog.appname": "appname",
+    "log.syslog.procid": "procid",
+    "log.syslog.msgid": "msgid",
+    "syslog.message_counter": "message_counter",
+    "event.code": "event_code",
+}
+"""Field → attribute of `Syslog`."""
+
+
+class LineCooking:
+    """Cooks batches of raw lines.
+
+    Args:
+        zone: zone of times that do not say theirs.
+        formats: forms to try on a whole chunk.
+        syslog: which of the lines that are left are read as syslog; any other is its own message.
+        host_from: raw columns that name the host of a line that does not, best first.
+    """
+
+    def __init__(
+        self, zone: tzinfo, formats: Sequence[LineFormat], *, syslog: re.Pattern[bytes], host_from: Sequence[str]
+    ) -> None:
+        self._clock = Clock(zone)
+        self._formats = formats
+        self._syslog = syslog
+        self._host_from = host_from
+
+    def cook(self, batch: Batch, kind: Kind, now_ns: int) -> Draft:
+        """Return one cooked event for each raw one, in order.
+
+        Args:
+            batch: raw events.
+            kind: of the cooked events.
+            now_ns: ns since 1970 UTC; stands for ``observed`` where a batch does not have it.
+        """
+        lines, recoded = payload_lines(batch)
+        chunk = Chunk(lines, _observed(batch, now_ns))
+        chunk.repair(np.array(recoded, np.intp), Repair.CHARSET)
+        rest = [row for row in self._take(chunk).tolist() if self._syslog.match(lines[row])]
+        if rest:
+            self._one_by_one(chunk, np.array(rest))
+        _derive(chunk.fields)
+        self._supply_host(chunk, batch)
+        unreadable = chunk.occurred == UNREADABLE
+        if unreadable.any():
+            chunk.occurred = np.where(unreadable, chunk.observed, chunk.occurred)
+            chunk.repairs[unreadable] &= ~np.uint8(Repair.YEAR | Repair.TIMEZONE)
+            chunk.repair(np.flatnonzero(unreadable), Repair.TIMESTAMP)
+        annotate(chunk.fields, chunk.fields.codes("log.syslog.appname"), chunk.messages)
+        split_addresses(chunk.fields)
+        return Draft(kind, batch.count, _columns(chunk, batch))
+
+    def _take(self, chunk: Chunk) -> npt.NDArray[np.intp]:
+        """Run the chunk expressions, the one that fits the first line first; return the rows that none takes."""
+        rows = np.arange(len(chunk.lines))
+        whole = np.fromiter((b"\n" not in line for line in chunk.lines), np.bool_, len(rows))
+        several, rows = rows[~whole], rows[whole]
+        if len(rows):
+            first = chunk.lines[int(rows[0])] + b"\n"
+            for form in sorted(self._formats, key=lambda form: not _fits(form, first)):
+                rows = form.take(chunk, rows, self._clock)
+        return np.concatenate([rows, several])
+
+    def _one_by_one(self, chunk: Chunk, rows: npt.NDArray[np.intp]) -> None:
+        parsed = [parse_any(chunk.lines[row]) for row in rows.tolist()]
+        for name, attribute in _PARTS.items():
+            values = [getattr(parts, attribute) for parts in parsed]
+            if any(value is not None for value in values):
+                chunk.fields.put(name, rows, [b"" if value is None else str(value).encode() for value in values])
+        chunk.put_messages(rows, [(parts.message or "").encode() for parts in parsed])
+        for row, parts in zip(rows.tolist(), parsed, strict=True):
+            self._time(chunk, row, parts)
+            for name, value in flat_elements(parts.structured_data or {}).items():
+                put_values(chunk.fields, name, [(row, value)])
+
+    def _time(self, chunk: Chunk, row: int, parts: Syslog) -> None:
+        if parts.timestamp is None:
+            return
+        when, year_supplied, zone_supplied = self._clock.one(parts.timestamp.encode(), int(chunk.observed[row]))
+        chunk.occurred[row] = when
+        chunk.repairs[row] |= np.uint8(year_supplied * Repair.YEAR | zone_supplied * Repair.TIMEZONE)
+        if when == UNREADABLE:
+            chunk.fields.put_row(row, {"syslog.timestamp": parts.timestamp})
+
+    def _supply_host(self, chunk: Chunk, batch: Batch) -> None:
+        host = chunk.fields.codes("host")
+        rows = np.flatnonzero(host.missing())
+        chunk.repair(rows, Repair.HOST)
+        for name in self._host_from:
+            column = batch.columns.get(name)
+            if not len(rows) or column is None:
+                continue
+            if isinstance(column, Constant):
+                host.put_same(rows, _text(column.value))
+            else:
+                host.put(rows, [_text(column.at(row)) for row in rows.tolist()])
+            rows = np.flatnonzero(host.missing())
+
+
+def _fits(form: LineFormat, line: bytes) -> bool:
+    found = form.expression.match(line)
+    return found is not None and bool(found.group(form.marker + 1))
+
+
+def _text(value: Value) -> bytes:
+    return b"" if value is None else str(value).encode("utf-8", "replace")
+
+
+def payload_lines(batch: Batch) -> tuple[list[bytes], list[int]]:
+    """Return each payload as UTF-8 text without its line end, and the rows that were Latin-1.
+
+    Args:
+        batch: raw events.
+    """
+    column = batch.column("event.original")
+    if isinstance(column, Bytes):
+        data, offsets = bytes(column.data), column.offsets.tolist()
+        lines = [data[start:end] for start, end in pairwise(offsets)]
+    else:
+        lines = payload_bytes(batch)
+    if any(line[-1:] in {b"\n", b"\r", b"\0"} for line in lines):
+        lines = [line.rstrip(_LINE_ENDS) for line in lines]
+    return lines, _recode(lines)
+
+
+def _recode(lines: list[bytes]) -> list[int]:
+    try:
+        b"\n".join(lines).decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    else:
+        return []
+    recoded = []
+    for row, line in enumerate(lines):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError:
+            recoded.append(row)
+            lines[row] = line.decode("latin-1").encode("utf-8")
+    return recoded
+
+
+def _observed(batch: Batch, now_ns: int) -> npt.NDArray[np.int64]:
+    column = batch.columns.get("observed")
+    if isinstance(column, Numbers) and column.nulls is None:
+        return column.values.astype(np.int64)
+    if isinstance(column, Constant) and isinstance(column.value, int):
+        return np.full(batch.count, column.value, np.int64)
+    return np.full(batch.count, now_ns, np.int64)
+
+
+def _derive(fields: FieldSet) -> None:
+    priority = "log.syslog.priority"
+    fields.derive("log.syslog.appname", "level", cisco_severity)
+    fields.derive(priority, "level", lambda text: b"%d" % (int(text) & 7))
+    fields.derive(priority, "log.syslog.severity.code", lambda text: b"%d" % (int(text) & 7))
+    fields.derive(priority, "log.syslog.facility.code", lambda text: b"%d" % (int(text) >> 3))
+    fields.derive(priority, "log.syslog.facility.name", lambda text: FACILITY_NAMES[int(text) >> 3].encode())
+    fields.derive("log.syslog.hostname", "host", lambda text: text)
+    fields.derive("log.syslog.appname", "process.name", process_name)
+    fields.derive("log.syslog.procid", "process.pid", lambda text: text if text.isdigit() else b"")
+
+
+def process_name(tag: bytes) -> bytes:
+    """Return the program in a tag: without its folder, version and ``(pam_unix)``; b"" for Cisco's mnemonics."""
+    if tag.startswith(b"%"):
+        return b""
+    name = tag.removeprefix(b"-- ").partition(b" ")[0].removesuffix(b"(pam_unix)")
+    return name.rpartition(b"/")[2] if name.startswith(b"/") else name
+
+
+def _columns(chunk: Chunk, batch: Batch) -> dict[str, Column]:
+    columns: dict[str, Column] = {
+        **carried_columns(batch),
+        "occurred": Numbers(chunk.occurred),
+        **chunk.fields.columns(),
+        "message": Text(*pack(chunk.messages)),
+    }
+    repairs = _repair_column(chunk.repairs)
+    if repairs is not None:
+        columns["syslog.repair"] = repairs
+    return columns
+
+
+def _repair_column(flags: npt.NDArray[np.uint8]) -> Column | None:
+    different = np.unique(flags)
+    names = {int(flag): [part.name.lower() for part in Repair if part & int(flag)] for flag in different}  # type: ignore[union-attr]
+    if len(different) == 1:
+        only = names[int(different[0])]
+        return Constant(list(only), len(flags)) if only else None
+    encoded = {flag: msgspec.msgpack.encode(held) if held else b"" for flag, held in names.items()}
+    nulls = flags == 0
+    return Maps(*pack([encoded[flag] for flag in flags.tolist()]), nulls if nulls.any() else None)

@@ -1,0 +1,383 @@
+"""The collector: datagrams in, groups of records of one layout out, with all that it must remember between them.
+
+What may live here: `Collector`, the sans-IO state machine that follows templates, options, waiting data and sequence
+numbers, and the `Group` and `Lapse` values that it gives out. Columns are made elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+
+from eddy_agents.wire.netflow_datagram import (
+    FIRST_DATA_SET,
+    IPFIX,
+    IPFIX_OPTIONS_TEMPLATES,
+    IPFIX_TEMPLATES,
+    V5,
+    V9,
+    V9_OPTIONS_TEMPLATES,
+    V9_TEMPLATES,
+    Buffer,
+    FlowSet,
+    Header,
+    Malformed,
+    defect_of_length,
+    read_header,
+    read_sets,
+)
+from eddy_agents.wire.netflow_exporter import Held, Limits, Pending, Stream, StreamKey, Streams
+from eddy_agents.wire.netflow_layout import Chunk, Layout, Records, layout_of
+from eddy_agents.wire.netflow_sampling import LEARNED_ELEMENTS, RATE_ELEMENTS
+from eddy_agents.wire.netflow_template import FieldSpec, Template, read_templates
+from eddy_mesh.cer import Value
+from eddy_mesh.columns import Column, Index
+
+_SYSTEM_INIT_TIME: Final = 160
+_SECOND_NS: Final = 1_000_000_000
+_TEMPLATE_SETS: Final = {
+    V9: {V9_TEMPLATES, V9_OPTIONS_TEMPLATES},
+    IPFIX: {IPFIX_TEMPLATES, IPFIX_OPTIONS_TEMPLATES},
+}
+_LEARNED: Final = LEARNED_ELEMENTS | {_SYSTEM_INIT_TIME}
+_EXPIRY_INTERVAL_NS: Final = 10 * _SECOND_NS
+
+# srcaddr dstaddr nexthop input output dPkts dOctets First Last srcport dstport pad flags prot tos as as mask mask pad
+_V5_FIELDS: Final = (
+    (8, 4), (12, 4), (15, 4), (10, 2), (14, 2), (2, 4), (1, 4), (22, 4), (21, 4), (7, 2),
+    (11, 2), (210, 1), (6, 1), (4, 1), (5, 1), (16, 2), (17, 2), (9, 1), (13, 1), (210, 2),
+)  # fmt: skip
+V5_LAYOUT: Final = layout_of(V5, [FieldSpec(0, number, length) for number, length in _V5_FIELDS], is_options=False)
+"""A v5 record in the elements of IPFIX, which took its fields over. Source: v5 as in `netflow_datagram`."""
+
+
+class Raw:
+    """Where the datagrams of one batch came from: the columns that their records carry on."""
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        self.columns = columns
+
+    def row(self, row: Index) -> dict[str, Column]:
+        """Return the named rows of every column."""
+        return {name: column.take(row) for name, column in self.columns.items()}
+
+
+Taken: TypeAlias = tuple[Chunk, int, Header, Stream, int, int, int]
+"""One data set: records, how many, header of its datagram, whose, template id, sampling interval, row of the batch."""
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Data sets of one layout, ready to be joined.
+
+    Attributes:
+        layout: of every record.
+        taken: the data sets; the template id is 0 for v5, the interval 0 where it is not known.
+        origins: for sets that waited for their template, in the order of ``taken``: the raw event itself. Empty for
+            others, whose row says it.
+    """
+
+    layout: Layout
+    taken: list[Taken] = field(default_factory=list)
+    origins: list[Mapping[str, Column]] = field(default_factory=list)
+
+
+class Lapse(NamedTuple):
+    """Something that did not come, to be told as an event.
+
+    Attributes:
+        kind: ``gap``, ``template_unknown`` or ``sampling``.
+        stream: whose.
+        values: fields of the event.
+        origins: the raw events that show it.
+    """
+
+    kind: str
+    stream: StreamKey
+    values: dict[str, Value]
+    origins: list[Mapping[str, Column]]
+
+
+class Harvest:
+    """What one batch of datagrams gave."""
+
+    def __init__(self, raw: Raw) -> None:
+        self.raw = raw
+        self.groups: dict[tuple[int, bool], Group] = {}
+        self.lapses: list[Lapse] = []
+        self.refused: dict[str, tuple[list[int], str]] = {}
+
+    def refuse(self, row: int, defect: Malformed) -> None:
+        """Count a datagram, or part of one, that could not be taken."""
+        rows, _ = self.refused.setdefault(defect.reason, ([], str(defect)))
+        if not rows or rows[-1] != row:
+            rows.append(row)
+
+    def group(self, layout: Layout, *, waited: bool) -> Group:
+        """Return the group that sets of a layout go to."""
+        key = (id(layout), waited)
+        held = self.groups.get(key)
+        if held is None:
+            held = self.groups[key] = Group(layout)
+        return held
+
+
+class Collector:
+    """Everything that is remembered from one datagram to the next.
+
+    Args:
+        limits: how much that may be.
+        sampling_notice_s: s after which announced sampling that did not come is told.
+    """
+
+    def __init__(self, limits: Limits, sampling_notice_s: float) -> None:
+        self._notice_ns = int(sampling_notice_s * _SECOND_NS)
+        self._streams = Streams(limits)
+        self._pending = Pending(limits)
+        self._awaiting: set[StreamKey] = set()
+        self._gapped: dict[StreamKey, Stream] = {}
+        self._expiry_due_ns = 0
+
+    def feed(  # one batch and where it is from
+        self, harvest: Harvest, data: Buffer, offsets: Sequence[int], senders: Sequence[tuple[int, int]], now_ns: int
+    ) -> None:
+        """Read the datagrams of a batch into ``harvest``; total: what is wrong is refused there.
+
+        Args:
+            harvest: of the batch.
+            data: what holds the datagrams.
+            offsets: datagram i lies at ``data[offsets[i]:offsets[i + 1]]``.
+            senders: exporter and port of each, as in `StreamKey`.
+            now_ns: ns since 1970 UTC.
+        """
+        reader = _Reader(self, harvest, data, now_ns)
+        for row, (exporter, port) in enumerate(senders):
+            start, end = offsets[row], offsets[row + 1]
+            try:
+                header = read_header(data, start, end)
+            except Malformed as defect:
+                harvest.refuse(row, defect)
+                continue
+            stream = self._streams.get((exporter, port, header.version, header.domain))
+            if stream is None:
+                stream = self._open(harvest, StreamKey(exporter, port, header.version, header.domain), now_ns)
+            reader.read(row, header, stream)
+            if header.version != V9:
+                reader.refuse(defect_of_length(data, start, end, header))
+            self._follow(harvest, row, reader, now_ns)
+
+    def _follow(self, harvest: Harvest, row: int, reader: _Reader, now_ns: int) -> None:
+        """Compare the sequence number of a datagram that was read with what was expected."""
+        header, stream = reader.header, reader.stream
+        clock_ms = header.export_ns // 1_000_000 if header.version == IPFIX else header.uptime_ms
+        records = None if reader.waiting else reader.flows + reader.options
+        gap = stream.sequence.take(header.sequence, clock_ms, reader.flows, records, now_ns)
+        if gap is not None:
+            gap.origin = harvest.raw.row(_index(row))
+            self._gapped[stream.key] = stream
+        if stream.sequence.gaps:
+            self._tell_gaps(harvest.lapses, stream, before_ns=-1)
+
+    def tick(self, now_ns: int) -> list[Lapse]:
+        """Return what is to be told by time, and forget what is old; about once a second."""
+        lapses: list[Lapse] = []
+        for key, stream in list(self._gapped.items()):
+            self._tell_gaps(lapses, stream, before_ns=now_ns - _SECOND_NS)
+            if not stream.sequence.gaps:
+                del self._gapped[key]
+        for key in list(self._awaiting):
+            self._tell_sampling(lapses, key, now_ns)
+        if now_ns >= self._expiry_due_ns:
+            self._expiry_due_ns = now_ns + _EXPIRY_INTERVAL_NS
+            self._streams.expire(now_ns)
+            lapses.extend(_unknown(*expired) for expired in self._pending.expire(now_ns))
+        return lapses
+
+    def _open(self, harvest: Harvest, key: StreamKey, now_ns: int) -> Stream:
+        stream, forgotten = self._streams.open(key)
+        if forgotten is not None:
+            self._awaiting.discard(forgotten.key)
+            self._gapped.pop(forgotten.key, None)
+            self._tell_gaps(harvest.lapses, forgotten, before_ns=now_ns)
+            harvest.lapses.extend(_unknown(*lost) for lost in self._pending.forget(forgotten.key))
+        return stream
+
+    def define(self, stream: Stream, template: Template, now_ns: int) -> list[Held]:
+        """Take in a template or a withdrawal.
+
+        Returns:
+            The data sets that waited for it.
+
+        Raises:
+            Malformed: there is no room for another template (``template_limit``).
+        """
+        if not template.fields:
+            self._streams.withdraw(stream, template)
+            return []
+        if not self._streams.define(stream, template, now_ns):
+            raise Malformed("template_limit", f"no room for template {template.id}: raise max_template_fields")
+        announced = template.is_options and any(f.id in RATE_ELEMENTS and not f.is_scope for f in template.fields)
+        if announced and not stream.sampling_template:
+            stream.sampling_template = template.id
+            stream.sampling_due_ns = now_ns + self._notice_ns
+            self._awaiting.add(stream.key)
+        return self._pending.release(stream.key, template.id) if self._pending else []
+
+    def hold(self, stream: Stream, template_id: int, held: Held) -> bool:
+        """Keep a data set until its template comes; False where there is no room."""
+        return self._pending.hold(stream.key, template_id, held)
+
+    def _tell_gaps(self, lapses: list[Lapse], stream: Stream, before_ns: int) -> None:
+        for gap in stream.sequence.due(before_ns):
+            values: dict[str, Value] = {
+                "netflow.expected_sequence": gap.expected,
+                "netflow.sequence": gap.sequence,
+                "netflow.lost": gap.lost,
+            }
+            lapses.append(Lapse("gap", stream.key, values, [gap.origin]))
+
+    def _tell_sampling(self, lapses: list[Lapse], key: StreamKey, now_ns: int) -> None:
+        stream = self._streams.get(key)
+        if stream is None or stream.sampling.is_known:
+            self._awaiting.discard(key)
+        elif now_ns >= stream.sampling_due_ns:
+            self._awaiting.discard(key)
+            lapses.append(Lapse("sampling", key, {"netflow.template": stream.sampling_template}, []))
+
+
+class _Reader:
+    """Reads the sets of one datagram after the other.
+
+    Attributes:
+        header: of the datagram that was read last.
+        stream: whose it was.
+        flows: flow records in it.
+        options: options records in it.
+        waiting: whether a data set of it waits for its template, which leaves its records uncounted.
+    """
+
+    header: Header
+    stream: Stream
+    flows: int
+    options: int
+    waiting: bool
+    _row: int
+
+    def __init__(self, collector: Collector, harvest: Harvest, data: Buffer, now_ns: int) -> None:
+        self._collector = collector
+        self._harvest = harvest
+        self._data = data
+        self._now_ns = now_ns
+
+    def read(self, row: int, header: Header, stream: Stream) -> None:
+        """Read every set of one datagram; what is wrong with one does not keep the others."""
+        self._row, self.header, self.stream = row, header, stream
+        self.flows = self.options = 0
+        self.waiting = False
+        if header.version == V5:
+            self._take(V5_LAYOUT, (0, header.body, header.end))
+            return
+        sets, defect = read_sets(self._data, header.body, header.end)
+        for flow_set in sets:
+            known = stream.templates.get(flow_set[0])
+            if known is not None:
+                self._take(known.layout, flow_set)
+            else:
+                self._read_other(flow_set)
+        self.refuse(defect)
+
+    def _read_other(self, flow_set: FlowSet) -> None:
+        if flow_set[0] in _TEMPLATE_SETS[self.header.version]:
+            self._define(flow_set)
+        elif flow_set[0] >= FIRST_DATA_SET:
+            self._wait(flow_set)
+        else:
+            self.refuse(Malformed("bad_set_id", f"set id {flow_set[0]} is reserved", flow_set[1]))
+
+    def refuse(self, defect: Malformed | None) -> None:
+        """Count what is wrong with the datagram, if anything is."""
+        if defect is not None:
+            self._harvest.refuse(self._row, defect)
+
+    def _take(self, layout: Layout, flow_set: FlowSet) -> None:
+        template_id, start, end = flow_set
+        chunk, count, defect = layout.cut(self._data, start, end)
+        if defect is not None:
+            self.refuse(defect)
+        if not count:
+            return
+        if layout.is_options:
+            self.options += count
+            _learn(self.stream, layout, chunk, count)
+        else:
+            self.flows += count
+        header = self.header
+        sampling = header.sampling & 0x3FFF if header.version == V5 else self.stream.sampling.default
+        taken = (chunk, count, header, self.stream, template_id, sampling, self._row)
+        self._harvest.group(layout, waited=False).taken.append(taken)
+
+    def _define(self, flow_set: FlowSet) -> None:
+        templates, defect = read_templates(flow_set[0], self._data, flow_set[1], flow_set[2])
+        self.refuse(defect)
+        for template in templates:
+            try:
+                released = self._collector.define(self.stream, template, self._now_ns)
+            except Malformed as refusal:
+                self.refuse(refusal)
+                continue
+            for held in released:
+                self._release(template.id, held)
+
+    def _release(self, template_id: int, held: Held) -> None:
+        layout = self.stream.templates[template_id].layout
+        chunk, count, defect = layout.cut(held.data, 0, len(held.data))
+        if defect is not None:
+            self._harvest.lapses.append(_unknown(self.stream.key, template_id, [held]))
+        if not count:
+            return
+        if layout.is_options:
+            _learn(self.stream, layout, chunk, count)
+        group = self._harvest.group(layout, waited=True)
+        group.origins.append(held.origin)
+        group.taken.append((chunk, count, held.header, self.stream, template_id, self.stream.sampling.default, -1))
+
+    def _wait(self, flow_set: FlowSet) -> None:
+        self.waiting = True
+        data = bytes(self._data[flow_set[1] : flow_set[2]])
+        held = Held(data, self.header, self._harvest.raw.row(_index(self._row)), self._now_ns)
+        if not self._collector.hold(self.stream, flow_set[0], held):
+            self.refuse(Malformed("template_unknown", f"template {flow_set[0]} did not come yet, and no room to wait"))
+
+
+def _learn(stream: Stream, layout: Layout, chunk: Chunk, count: int) -> None:
+    """Take what options records say about the exporter itself: its sampling, and when it started."""
+    slots = [slot for slot in layout.slots if slot.iana in _LEARNED]
+    if not slots:
+        return
+    records = Records(layout, [chunk])
+    columns = {slot.iana: records.column(slot) for slot in slots}
+    for row in range(count):
+        values = {number: column.at(row) for number, column in columns.items()}
+        stream.sampling.learn(values)
+        started_ns = values.get(_SYSTEM_INIT_TIME)
+        if isinstance(started_ns, int):
+            stream.started_ns = started_ns
+
+
+def _unknown(key: StreamKey, template_id: int, waiting: list[Held]) -> Lapse:
+    """Tell that data sets were given up; their datagrams counted as taken when they came."""
+    values: dict[str, Value] = {
+        "netflow.template": template_id,
+        "edge.count": len(waiting),
+        "edge.reason": "template_unknown",
+    }
+    return Lapse("template_unknown", key, values, [held.origin for held in waiting])
+
+
+def _index(row: int) -> Index:
+    return np.array([row], np.intp)

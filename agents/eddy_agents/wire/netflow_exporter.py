@@ -1,0 +1,251 @@
+"""What a collector remembers about each exporter, within bounds that no sender can push.
+
+What may live here: `Stream` (templates, sampling and sequence of one exporter and domain), `Streams` (all of them) and
+`Pending` (data sets whose template did not come yet). Times come in as arguments; no bytes are read.
+
+Source: RFC 3954 section 9, RFC 7011 sections 8 and 9.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import msgspec
+
+from eddy_agents.wire.netflow_datagram import IPFIX_OPTIONS_TEMPLATES, Header
+from eddy_agents.wire.netflow_layout import Layout, layout_of
+from eddy_agents.wire.netflow_sampling import Sampling
+from eddy_agents.wire.netflow_sequence import Sequence
+from eddy_agents.wire.netflow_template import Template
+from eddy_mesh.columns import Column
+
+_SECOND_NS: Final = 1_000_000_000
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is remembered; beyond it the oldest exporter is forgotten, and newer templates and data are refused."""
+
+    max_exporters: int
+    max_templates: int
+    max_template_fields: int
+    template_lifetime_s: float
+    max_pending_bytes: int
+    max_pending_sets: int
+    max_pending_bytes_per_exporter: int
+    max_pending_sets_per_exporter: int
+    pending_lifetime_s: float
+    reorder_datagrams: int
+
+
+class StreamKey(NamedTuple):
+    """Who sent a datagram: sequence numbers and template ids are counted anew for each.
+
+    Attributes:
+        exporter: IPv6 form of the address as a number, -1 where it is not known.
+        port: UDP port, 0 where exporters are not told apart by it.
+        version: 5, 9 or 10.
+        domain: source id or observation domain.
+    """
+
+    exporter: int
+    port: int
+    version: int
+    domain: int
+
+
+@dataclass(slots=True)
+class Known:
+    """A template in use: its layout, and when it came last."""
+
+    template: Template
+    layout: Layout
+    seen_ns: int
+
+
+class Held(NamedTuple):
+    """A data set without template: its octets, the header that it came under, and its raw event (one row a column)."""
+
+    data: bytes
+    header: Header
+    origin: Mapping[str, Column]
+    seen_ns: int
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One exporter and domain.
+
+    Attributes:
+        key: whose it is.
+        sequence: what of it was lost.
+        templates: by template id.
+        sampling: as its options records say.
+        sampling_template: id of the options template that announced sampling, 0 where none did.
+        sampling_due_ns: when it is time to say that announced sampling data did not come, 0 never.
+        started_ns: systemInitTimeMilliseconds in ns since 1970 UTC as an options record says, -1 unknown.
+    """
+
+    key: StreamKey
+    sequence: Sequence
+    templates: dict[int, Known] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
+    sampling_template: int = 0
+    sampling_due_ns: int = 0
+    started_ns: int = -1
+
+
+class Streams:
+    """Every exporter and domain that is remembered, the one heard of longest ago first."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._streams: OrderedDict[tuple[int, int, int, int], Stream] = OrderedDict()
+        self._layouts: dict[tuple[int, bool, tuple[object, ...]], Layout] = {}
+        self._fields = 0
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(self._streams.values())
+
+    def get(self, key: tuple[int, int, int, int]) -> Stream | None:
+        """Return a stream that was heard of before, and count this as hearing of it.
+
+        Args:
+            key: a `StreamKey` or the same four numbers.
+        """
+        stream = self._streams.get(key)
+        if stream is not None:
+            self._streams.move_to_end(key)
+        return stream
+
+    def open(self, key: StreamKey) -> tuple[Stream, Stream | None]:
+        """Begin to remember a stream.
+
+        Returns:
+            The new stream, and the one that was forgotten for it.
+        """
+        forgotten = None
+        if len(self._streams) >= self._limits.max_exporters:
+            _, forgotten = self._streams.popitem(last=False)
+            self._fields -= sum(len(known.template.fields) for known in forgotten.templates.values())
+        stream = self._streams[key] = Stream(key, Sequence(key.version, self._limits.reorder_datagrams))
+        return stream, forgotten
+
+    def define(self, stream: Stream, template: Template, now_ns: int) -> bool:
+        """Remember a template, in place of an older one of the same id.
+
+        Returns:
+            Whether there was room for it.
+        """
+        old = stream.templates.get(template.id)
+        if old is not None and old.template == template:
+            old.seen_ns = now_ns
+            return True
+        grown = self._fields + len(template.fields) - (len(old.template.fields) if old else 0)
+        if grown > self._limits.max_template_fields or (
+            not old and len(stream.templates) >= self._limits.max_templates
+        ):
+            return False
+        self._fields = grown
+        stream.templates[template.id] = Known(template, self._layout(stream.key.version, template), now_ns)
+        return True
+
+    def withdraw(self, stream: Stream, template: Template) -> None:
+        """Forget a template, or all of one sort where the id says so. Source: RFC 7011 section 8.1."""
+        if template.id > IPFIX_OPTIONS_TEMPLATES:
+            self._forget(stream, [template.id])
+            return
+        ids = [number for number, known in stream.templates.items() if known.template.is_options == template.is_options]
+        self._forget(stream, ids)
+
+    def expire(self, now_ns: int) -> None:
+        """Forget the templates that did not come again within their lifetime, and layouts that nobody uses."""
+        before_ns = now_ns - int(self._limits.template_lifetime_s * _SECOND_NS)
+        used: set[int] = set()
+        for stream in self:
+            old = [number for number, known in stream.templates.items() if known.seen_ns < before_ns]
+            self._forget(stream, old)
+            used.update(id(known.layout) for known in stream.templates.values())
+        self._layouts = {key: layout for key, layout in self._layouts.items() if id(layout) in used}
+
+    def _forget(self, stream: Stream, ids: list[int]) -> None:
+        for number in ids:
+            known = stream.templates.pop(number, None)
+            self._fields -= len(known.template.fields) if known else 0
+
+    def _layout(self, version: int, template: Template) -> Layout:
+        key = (version, template.is_options, template.fields)
+        layout = self._layouts.get(key)
+        if layout is None:
+            if len(self._layouts) >= self._limits.max_exporters:
+                self._layouts.clear()  # templates keep theirs; only the sharing begins anew
+            layout = self._layouts[key] = layout_of(version, template.fields, is_options=template.is_options)
+        return layout
+
+
+class Pending:
+    """Data sets that wait for their template, in the order of arrival."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._held: dict[tuple[StreamKey, int], list[Held]] = {}
+        self._bytes = 0
+        self._sets = 0
+        self._of_exporter: dict[int, tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return self._sets
+
+    def hold(self, key: StreamKey, template_id: int, held: Held) -> bool:
+        """Keep a data set; False where there is no room, and then it is not kept."""
+        size, limits = len(held.data), self._limits
+        octets, sets = self._of_exporter.get(key.exporter, (0, 0))
+        if (
+            self._bytes + size > limits.max_pending_bytes
+            or self._sets >= limits.max_pending_sets
+            or octets + size > limits.max_pending_bytes_per_exporter
+            or sets >= limits.max_pending_sets_per_exporter
+        ):
+            return False
+        self._held.setdefault((key, template_id), []).append(held)
+        self._count(key.exporter, size, 1)
+        return True
+
+    def release(self, key: StreamKey, template_id: int) -> list[Held]:
+        """Give up the data sets that waited for a template."""
+        released = self._held.pop((key, template_id), [])
+        for held in released:
+            self._count(key.exporter, -len(held.data), -1)
+        return released
+
+    def forget(self, key: StreamKey) -> list[tuple[StreamKey, int, list[Held]]]:
+        """Give up what waits for any template of one stream: stream, template id, data sets."""
+        ids = [template_id for stream, template_id in self._held if stream == key]
+        return [(key, template_id, self.release(key, template_id)) for template_id in ids]
+
+    def expire(self, now_ns: int) -> list[tuple[StreamKey, int, list[Held]]]:
+        """Give up what waited longer than its lifetime: stream, template id, data sets."""
+        before_ns = now_ns - int(self._limits.pending_lifetime_s * _SECOND_NS)
+        expired = []
+        for (key, template_id), waiting in list(self._held.items()):
+            old = [held for held in waiting if held.seen_ns < before_ns]
+            if not old:
+                continue
+            self._held[key, template_id] = waiting[len(old) :]
+            if len(old) == len(waiting):
+                del self._held[key, template_id]
+            for held in old:
+                self._count(key.exporter, -len(held.data), -1)
+            expired.append((key, template_id, old))
+        return expired
+
+    def _count(self, exporter: int, octets: int, sets: int) -> None:
+        self._bytes += octets
+        self._sets += sets
+        old_octets, old_sets = self._of_exporter.get(exporter, (0, 0))
+        if old_sets + sets:
+            self._of_exporter[exporter] = (old_octets + octets, old_sets + sets)
+        else:
+            self._of_exporter.pop(exporter, None)

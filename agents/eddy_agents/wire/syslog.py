@@ -1,0 +1,356 @@
+"""One syslog message: RFC 5424, RFC 3164 and what is sent in its place, Cisco.
+
+What may live here: strict and lenient parsing of one line to a `Syslog`. Chunks of lines are in
+`eddy_agents.wire.log_lines`, which asks this module only for lines that its regular expressions do not take.
+
+Source: RFC 5424 section 6; RFC 3164 section 4 and 5; Cisco IOS "System Message Logging".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+import msgspec
+
+from eddy_agents.wire.syslog_time import UNREADABLE, iso_ns, zone_of
+from eddy_mesh.errors import WireError
+
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+_BOM_LATIN_1 = "\u00ef\u00bb\u00bf"
+"""The mark in a line whose other bytes are not UTF-8."""
+
+FACILITY_NAMES = (
+    *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news"),
+    *("uucp", "cron", "authpriv", "ftp", "ntp", "audit", "alert", "clock"),
+    *("local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"),
+)
+"""Index is the facility code. Source: RFC 5424 section 6.2.1, names as in syslog.conf."""
+
+Parameters: TypeAlias = dict[str, str | list[str]]
+StructuredData: TypeAlias = dict[str, Parameters]
+"""SD-ID → parameter name → value, or values where a name is repeated."""
+
+
+class Syslog(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of one syslog message; None where the message does not have one.
+
+    Attributes:
+        format: ``rfc5424``, ``rfc3164``, ``cisco`` or ``unknown``.
+        priority: PRI, 0-191.
+        version: of the RFC 5424 header.
+        timestamp: as sent.
+        hostname: as sent.
+        appname: APP-NAME, tag, or Cisco's ``%FACILITY-SEVERITY-MNEMONIC``.
+        procid: process id or whatever is sent in its place.
+        msgid: type of the message.
+        structured_data: see `StructuredData`.
+        message: the text without byte order mark.
+        message_counter: Cisco message counter.
+        event_code: Cisco mnemonic.
+    """
+
+    format: str
+    priority: int | None = None
+    version: int | None = None
+    timestamp: str | None = None
+    hostname: str | None = None
+    appname: str | None = None
+    procid: str | None = None
+    msgid: str | None = None
+    structured_data: StructuredData | None = None
+    message: str | None = None
+    message_counter: int | None = None
+    event_code: str | None = None
+
+    @property
+    def facility(self) -> int | None:
+        """Facility code, 0-23."""
+        return None if self.priority is None else self.priority >> 3
+
+    @property
+    def severity(self) -> int | None:
+        """Severity, 0-7."""
+        return None if self.priority is None else self.priority & 7
+
+
+# --- RFC 5424 ------------------------------------------------------------------------------------------------------
+
+_PRI = re.compile(r"<(0|[1-9]\d?|1[0-8]\d|19[01])>", re.ASCII)
+_VERSION = re.compile(r"[1-9]\d{0,2}", re.ASCII)
+_TIMESTAMP = re.compile(r"-|(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_HEADER = (
+    ("hostname", re.compile(r"[!-~]{1,255}")),
+    ("appname", re.compile(r"[!-~]{1,48}")),
+    ("procid", re.compile(r"[!-~]{1,128}")),
+    ("msgid", re.compile(r"[!-~]{1,32}")),
+)
+_SD_NAME = re.compile(r"[!#-<>-\\^-~]{1,32}")
+_SD_VALUE = re.compile(r'"((?:[^"\\\]]|\\["\\\]])*+)"')
+_ESCAPED = re.compile(r'\\(["\\\]])')
+_UTC = zone_of("UTC")
+
+
+def parse_rfc5424(line: bytes) -> Syslog:
+    """Return the parts of a message that is valid by RFC 5424 (any version 1-999).
+
+    Args:
+        line: one message without framing.
+
+    Raises:
+        WireError: the message is not valid; the offset says where.
+
+    Source: RFC 5424 section 6.
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise WireError("rfc5424", f"byte {line[error.start]:#04x} is not UTF-8", error.start) from None
+    parts, mistake, offset = _rfc5424(text)
+    if mistake:
+        raise WireError("rfc5424", mistake, offset)
+    return parts
+
+
+def _rfc5424(text: str) -> tuple[Syslog, str, int]:
+    """Return what could be read, what is wrong ("" for a valid message), and where reading stopped."""
+    found: dict[str, object] = {}
+    mistake, offset = _header(text, found)
+    if not mistake:
+        mistake, offset = _body(text, offset, found)
+    return msgspec.convert({"format": "rfc5424", **found}, Syslog), mistake, offset
+
+
+def _header(text: str, found: dict[str, object]) -> tuple[str, int]:
+    pri = _PRI.match(text)
+    if pri is None:
+        return f"{text[:5]!r} is no priority from <0> to <191>", 0
+    version = _VERSION.match(text, pri.end())
+    if version is None:
+        return f"{text[pri.end() : pri.end() + 3]!r} is no version from 1 to 999", pri.end()
+    found["priority"], found["version"] = int(pri[1]), int(version[0])
+    offset = version.end()
+    if text[offset : offset + 1] != " ":
+        return "expected a space after the version", offset
+    timestamp = _TIMESTAMP.match(text, offset + 1)
+    if timestamp is None or text[timestamp.end() : timestamp.end() + 1] != " ":
+        return f"{text[offset + 1 : offset + 33]!r} does not begin with an RFC 3339 time or -", offset + 1
+    if timestamp[1] and iso_ns(timestamp[1].encode(), timestamp[2].encode(), _UTC) == UNREADABLE:
+        return f"{timestamp[0]!r} is no time", offset + 1
+    _keep(found, "timestamp", timestamp[0])
+    offset = timestamp.end()
+    for name, form in _HEADER:
+        part = form.match(text, offset + 1)
+        if part is None or text[part.end() : part.end() + 1] != " ":
+            return f"{text[offset + 1 : offset + 33]!r} does not begin with a {name} or -", offset + 1
+        _keep(found, name, part[0])
+        offset = part.end()
+    return "", offset + 1
+
+
+def _keep(found: dict[str, object], name: str, value: str) -> None:
+    if value != "-":
+        found[name] = value
+
+
+def _body(text: str, offset: int, found: dict[str, object]) -> tuple[str, int]:
+    if text[offset : offset + 1] == "[":
+        elements, offset, mistake = structured_data(text, offset)
+        found["structured_data"] = elements
+        if mistake:
+            return mistake, offset
+    elif text[offset : offset + 1] == "-":
+        offset += 1
+    else:
+        return "expected structured data or -", offset
+    if offset == len(text):
+        return "", offset
+    if text[offset] != " ":
+        return f"expected a space after the structured data, not {text[offset]!r}", offset
+    message = _without_bom(text[offset + 1 :])
+    if message:
+        found["message"] = message
+    return "", len(text)
+
+
+def _without_bom(text: str) -> str:
+    return text.removeprefix(BOM).removeprefix(_BOM_LATIN_1)
+
+
+def structured_data(text: str, offset: int = 0) -> tuple[StructuredData, int, str]:
+    """Read SD-ELEMENTs.
+
+    Args:
+        text: the message.
+        offset: where the first ``[`` is.
+
+    Returns:
+        The elements that could be read, the offset after them, and what is wrong with the next one ("" for nothing).
+
+    Source: RFC 5424 section 6.3.
+    """
+    elements: StructuredData = {}
+    while text[offset : offset + 1] == "[":
+        name = _SD_NAME.match(text, offset + 1)
+        if name is None or text[name.end() : name.end() + 1] not in {" ", "]"}:
+            return elements, offset, f"{text[offset + 1 : offset + 34]!r} does not begin with a structured data id"
+        if name[0] in elements:
+            return elements, offset, f"structured data id {name[0]!r} appears twice"
+        parameters = elements[name[0]] = {}
+        end = _parameters(text, name.end(), parameters)
+        if text[end : end + 1] != "]":
+            return elements, offset, f"{text[end : end + 34]!r} is no structured data parameter"
+        offset = end + 1
+    return elements, offset, ""
+
+
+def _parameters(text: str, offset: int, parameters: Parameters) -> int:
+    """Read ` name="value"` as often as it comes; return the offset at which it does not."""
+    while text[offset : offset + 1] == " ":
+        name = _SD_NAME.match(text, offset + 1)
+        if name is None or text[name.end() : name.end() + 1] != "=":
+            return offset
+        value = _SD_VALUE.match(text, name.end() + 1)
+        if value is None:
+            return offset
+        plain = _ESCAPED.sub(r"\1", value[1])
+        held = parameters.get(name[0])
+        if held is None:
+            parameters[name[0]] = plain
+        else:
+            parameters[name[0]] = [*(held if isinstance(held, list) else [held]), plain]
+        offset = value.end()
+    return offset
+
+
+# --- RFC 3164 and practice -----------------------------------------------------------------------------------------
+
+_CLOCK = (
+    r"(?P<time>[A-Z][a-z]{2} {1,2}\d{1,2} (?:\d{4} )?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?)"
+)
+_BSD = re.compile(
+    _CLOCK + r"(?: (?P<year>\d{4})(?= ))?(?: (?P<zone>[A-Z]{3,4})(?=:? ))?(?P<rest>:? [^\n]*|$)",
+    re.ASCII,
+)
+_CISCO = re.compile(
+    r"(?:(?P<counter>\d{1,18}): )?(?:(?P<host>[\w.-]*[A-Za-z][\w.-]*): )?(?:(?P<sequence>\d{1,18}): )?(?:[*.]?"
+    + _CLOCK
+    + r"(?: [A-Z]{2,5})?: )?"
+    + r"(?P<tag>%[A-Z0-9_]{1,64}(?:-[A-Z0-9_]{1,64})?-(?P<severity>[0-7])-(?P<code>[A-Z0-9_]{1,64})): ?",
+    re.ASCII,
+)
+_CISCO_TAG = re.compile(rb"%[A-Z0-9_-]{1,128}-([0-7])-[A-Z0-9_]{1,64}")
+_PROCID = r"(?:\[(?P<procid>[^\]\s]{0,128})\])?"
+_TAGS = (
+    re.compile(r"(?P<tag>[^\s\[\]]{1,128}?(?: \d[\d.]{0,16})?)" + _PROCID + r":(?: |$)", re.ASCII),
+    re.compile(r"(?P<tag>[^\s:\[\]]{1,128})" + _PROCID + ":", re.ASCII),
+    re.compile(r" ?(?P<tag>-- [^\s:\[\]]{1,48})\[(?P<procid>\d{1,18})\]: ?", re.ASCII),
+)
+"""A tag ends with a colon and a space; else with its first colon; klogd's and login's old form comes last."""
+
+
+def parse_rfc3164(line: bytes) -> Syslog:
+    """Return the parts of a message in the BSD form or in one of those that are sent in its place.
+
+    Without a host (OpenBSD), without a process, with an ISO time (rsyslog), with a year, and Cisco's counters are all
+    understood. What stands after the header is the message.
+
+    Args:
+        line: one message without framing; bytes that are not UTF-8 are read as Latin-1.
+
+    Raises:
+        WireError: there is neither priority nor time nor tag.
+
+    Source: RFC 3164 section 4.
+    """
+    text = decode(line)
+    pri = _PRI.match(text)
+    offset = pri.end() if pri else 0
+    priority = int(pri[1]) if pri else None
+    cisco = _CISCO.match(text, offset)
+    if cisco is not None:
+        return _cisco(cisco, priority, text)
+    time = _BSD.match(text.partition("\n")[0], offset)
+    if time is None:
+        return _without_time(text, offset, priority)
+    stamp = time["time"]
+    if time["year"]:  # Mmm dd hh:mm:ss yyyy
+        month, day, clock = stamp.split()
+        stamp = f"{month} {day} {time['year']} {clock}"
+    rest = text[time.start("rest") :].removeprefix(":").removeprefix(" ")
+    host, rest = _host(rest)
+    return _tagged(rest, Syslog(format="rfc3164", priority=priority, timestamp=stamp, hostname=host))
+
+
+def _cisco(found: re.Match[str], priority: int | None, text: str) -> Syslog:
+    counter = found["counter"] or found["sequence"]
+    return Syslog(
+        format="cisco",
+        priority=priority,
+        timestamp=found["time"],
+        hostname=found["host"],
+        appname=found["tag"],
+        message=text[found.end() :],
+        message_counter=int(counter) if counter else None,
+        event_code=found["code"],
+    )
+
+
+def cisco_severity(tag: bytes) -> bytes:
+    """Return the severity digit in ``%FACILITY-SEVERITY-MNEMONIC``, or b"" where the tag is none."""
+    found = _CISCO_TAG.fullmatch(tag)
+    return found[1] if found else b""
+
+
+def _host(rest: str) -> tuple[str | None, str]:
+    first, space, after = rest.partition(" ")
+    if not space or first.endswith(":") or "[" in first or not first:
+        return None, rest
+    return first, after
+
+
+def _tagged(rest: str, header: Syslog) -> Syslog:
+    tag = next((found for form in _TAGS if (found := form.match(rest))), None)
+    if tag is None:
+        return msgspec.structs.replace(header, message=rest)
+    procid = tag["procid"] or None
+    return msgspec.structs.replace(header, appname=tag["tag"], procid=procid, message=rest[tag.end() :])
+
+
+def _without_time(text: str, offset: int, priority: int | None) -> Syslog:
+    tagged = _tagged(text[offset:], Syslog(format="rfc3164" if priority is not None else "unknown", priority=priority))
+    if priority is None and tagged.procid is None:
+        raise WireError("rfc3164", f"{text[:32]!r} has neither priority, time nor tag", 0)
+    return tagged
+
+
+# --- anything ------------------------------------------------------------------------------------------------------
+
+
+def decode(line: bytes) -> str:
+    """Return a line as text: UTF-8, or else Latin-1, which every byte is."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
+def parse_any(line: bytes) -> Syslog:
+    """Return what can be found in a line, whatever it is; a line with no structure at all is its own message.
+
+    Args:
+        line: one message without framing.
+    """
+    text = decode(line)
+    best, mistake, offset = _rfc5424(text)
+    if not mistake:
+        return best
+    if best.version is not None and (
+        offset == len(text) or text[offset - 1] in " ]" or best.structured_data is not None
+    ):
+        return msgspec.structs.replace(best, message=_without_bom(text[offset:]))
+    try:
+        return parse_rfc3164(line)
+    except WireError:
+        return Syslog(format="unknown", message=text)

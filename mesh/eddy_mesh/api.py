@@ -1,0 +1,316 @@
+"""The Event API: what a tool's author uses.
+
+    async with eddy_mesh.connect() as mesh:
+        async for event in mesh.tap("SELECT source.ip, destination.port FROM network.netflow"):
+            print(event["source.ip"])
+
+What may live here: `connect`, `Mesh` and `Event`. The blocking form of the same is `eddy_mesh.blocking`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from time import time_ns
+from typing import NamedTuple
+
+import msgspec
+
+from eddy_mesh import queries, subjects
+from eddy_mesh.batch import Batch
+from eddy_mesh.bus import Bus
+from eddy_mesh.bus_nats import connect as connect_bus
+from eddy_mesh.cer import Value, id_text
+from eddy_mesh.conservation import Ledger
+from eddy_mesh.errors import BusError, UsageError
+from eddy_mesh.flows import FlowReceiver, live_plan
+from eddy_mesh.local import Whereabouts, find
+from eddy_mesh.rows import flat_rows, json_value, value_of_json
+from eddy_mesh.selection import LiveAggregate, Plan, compile_statement, render, row_names
+
+TICK_S = 0.25
+
+
+class Event(Mapping[str, Value]):
+    """One event that a statement selected: a mapping of dotted field names to values, times as int ns.
+
+    Attributes:
+        id: UUID text, or "" for a row of an aggregate.
+    """
+
+    __slots__ = ("_row", "id")
+
+    def __init__(self, row: Mapping[str, Value], identity: str = "") -> None:
+        self._row = row
+        self.id = identity
+
+    def __getitem__(self, name: str) -> Value:
+        return self._row[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __repr__(self) -> str:
+        return f"Event({dict(self._row)!r})"
+
+    def json(self) -> bytes:
+        """Return the event as one line of JSON: times in RFC 3339, ids as UUID text."""
+        return msgspec.json.encode({name: json_value(name, value) for name, value in self._row.items()})
+
+
+class Place(NamedTuple):
+    """Where an agent is."""
+
+    host: str
+    agent: str
+
+
+class Mesh:
+    """One backplane, as a tool sees it. Made by `connect`.
+
+    Args:
+        bus: connected bus.
+        backplane: name of the mesh.
+        owner: name of this tool, shown to whoever asks who subscribes.
+    """
+
+    def __init__(self, bus: Bus, backplane: str, owner: str = "tool") -> None:
+        self.bus = bus
+        self.backplane = backplane
+        self._owner = f"{owner}-{time_ns():x}"
+
+    # --- live and stored events
+
+    async def tap(self, statement: str) -> AsyncGenerator[Event, None]:
+        """Yield the events that a statement selects, as they happen; with SINCE the stored ones first.
+
+        Stored and live events join without a gap and without a repeat. With GROUP BY and EVERY each window's rows
+        are yielded when the window ends. The iterator ends at UNTIL, after LIMIT, or when it is closed.
+
+        Raises:
+            StatementError: the statement can not be compiled.
+            BusError: the server is away.
+        """
+        plan = compile_statement(statement, now_ns=time_ns())
+        limit = plan.limit if not plan.is_aggregate else None
+        count = 0
+        async with aclosing(self._rows(plan)) as rows:
+            async for event in rows:
+                yield event
+                count += 1
+                if limit is not None and count >= limit:
+                    return
+
+    async def _rows(self, plan: Plan) -> AsyncGenerator[Event, None]:
+        if plan.is_aggregate:
+            async for event in self._windows(plan):
+                yield event
+            return
+        names = row_names(plan) or None
+        async with self._subscribed(plan) as batches:
+            seen: set[str] = set()
+            if plan.since_ns is not None:
+                async for event in self._stored(plan):
+                    seen.add(event.id)
+                    yield event
+            async for batch in _until(batches, plan.until_ns):
+                for event in events_of(batch, names):
+                    if event.id not in seen:
+                        yield event
+                    seen.discard(event.id)
+
+    async def _windows(self, plan: Plan) -> AsyncGenerator[Event, None]:
+        if plan.every_ns is None:
+            raise UsageError("a live statement with aggregates needs EVERY, for example EVERY 10s; or use query")
+        aggregate = LiveAggregate(plan)
+        async with self._subscribed(plan) as batches:
+            while True:
+                try:
+                    batch = await asyncio.wait_for(batches.get(), TICK_S)
+                    aggregate.on_batch(batch, time_ns())
+                except TimeoutError:
+                    pass  # a quiet moment; windows end all the same
+                for row in aggregate.on_tick(time_ns()):
+                    yield Event(row)
+
+    @asynccontextmanager
+    async def _subscribed(self, plan: Plan) -> AsyncIterator[asyncio.Queue[Batch]]:
+        batches: asyncio.Queue[Batch] = asyncio.Queue()
+        ledger = Ledger("tap")
+        live = live_plan(plan)
+        receiver = FlowReceiver(self.bus, self.backplane, live, self._owner, batches.put_nowait, ledger)
+        await receiver.start()
+        try:
+            yield batches
+        finally:
+            await receiver.stop()
+
+    async def query(self, statement: str, *, archive: str = "") -> AsyncGenerator[Event, None]:
+        """Yield the stored events that a statement selects, or the rows of its aggregates.
+
+        Args:
+            statement: select/project statement.
+            archive: ``<host>/<agent>``; "" asks every archive of the backplane.
+
+        Raises:
+            StatementError: the statement can not be compiled.
+            UsageError: there is no archive, or an aggregate was asked of several.
+            BusError: an archive did not answer.
+        """
+        plan = compile_statement(statement, now_ns=time_ns())
+        async for event in self._stored(plan, archive):
+            yield event
+
+    async def _stored(self, plan: Plan, archive: str = "") -> AsyncGenerator[Event, None]:
+        places = [archive] if archive else [f"{p.host}/{p.agent}" for p in await self.agents_of("archive")]
+        if not places:
+            raise UsageError("no archive answers on this backplane: see eddy agents, or use a statement without SINCE")
+        if len(places) > 1 and plan.is_aggregate:
+            raise UsageError(f"aggregates of several archives are not merged: name one of {', '.join(places)}")
+        count = 0
+        for place in places:
+            async for row in self.ask("archive", "select", {"statement": render(plan)}, agent=place):
+                identity = str(row.get("#id", ""))
+                yield Event({n: value_of_json(n, v) for n, v in row.items() if n != "#id"}, identity)
+                count += 1
+                if plan.limit is not None and count >= plan.limit:
+                    return
+
+    # --- agents
+
+    async def hosts(self, timeout_s: float = 2.0) -> list[dict[str, object]]:
+        """Return the status of every host process: agents, edges, types and subscriptions."""
+        subject = subjects.control_all(self.backplane, "stats")
+        answers = await self.bus.gather(subject, b"{}", timeout_s=timeout_s)
+        return sorted(map(_json, (answer.data for answer in answers)), key=lambda status: str(status.get("host")))
+
+    async def agents_of(self, kind: str) -> list[Place]:
+        """Return where the agents of a type are."""
+        places: list[Place] = []
+        for host in await self.hosts():
+            agents = host.get("agents")
+            held = agents if isinstance(agents, list) else []
+            places += [Place(str(host.get("host")), str(a.get("agent"))) for a in held if a.get("type") == kind]
+        return places
+
+    async def control(self, host: str, agent: str, verb: str, **arguments: object) -> dict[str, object]:
+        """Give an agent a command and return its answer.
+
+        Args:
+            host: name of the host process.
+            agent: name of the agent; ``host`` for the host process itself.
+            verb: ping, info, stats, pause, resume, reload, drain or stop.
+            arguments: for ``reload``: ``config``, the new settings.
+
+        Raises:
+            UsageError: the agent refused; its reason is the text.
+            NoResponders: there is no such host process.
+        """
+        subject = subjects.control(self.backplane, host, agent, verb)
+        answer = _json((await self.bus.request(subject, msgspec.json.encode(arguments), timeout_s=30)).data)
+        if "error" in answer:
+            raise UsageError(str(answer["error"]))
+        return answer
+
+    def ask(
+        self, agent_type: str, verb: str, request: Mapping[str, object], *, agent: str = "any"
+    ) -> AsyncGenerator[Mapping[str, object], None]:
+        """Yield the rows that an agent answers to a query; see `eddy_mesh.queries.ask`."""
+        return queries.ask(self.bus, subjects.query(self.backplane, agent_type, agent, verb), request)
+
+    async def emit(self, type_name: str, lines: Iterable[bytes]) -> int:
+        """Put lines or JSON objects, one each, into the mesh.
+
+        Args:
+            type_name: type of the events: one that a source has (``syslog``, ``json`` ...), or a new one for JSON
+                objects of named fields.
+            lines: without line ends.
+
+        Returns:
+            Number of events that were taken.
+
+        Raises:
+            UsageError: nobody takes events of scripts.
+            BusError: the server is away.
+        """
+        taken = 0
+        for chunk in _chunks(lines, self.bus.max_payload // 2):
+            try:
+                answer = await self.bus.request(subjects.emit(self.backplane, type_name), chunk, timeout_s=30)
+            except BusError as error:
+                if error.retryable and "respond" not in str(error):
+                    raise
+                raise UsageError("no host process has an emit source: add one (eddy-agent describe emit)") from None
+            told = _json(answer.data)
+            if "error" in told:
+                raise UsageError(str(told["error"]))
+            taken += int(str(told.get("accepted", 0)))
+        return taken
+
+
+@asynccontextmanager
+async def connect(
+    server: str = "", *, backplane: str = "", owner: str = "tool", where: Whereabouts | None = None
+) -> AsyncIterator[Mesh]:
+    """Connect to a backplane.
+
+    Args:
+        server: NATS URL; "" finds an `eddy-agent up` of this machine, else the chosen ``nats`` context.
+        backplane: name of the mesh; "" is the one that was found, else ``eddy``.
+        owner: name of the tool, shown to whoever asks who subscribes.
+        where: servers and credentials found before; overrides ``server``.
+
+    Raises:
+        UsageError: nothing was found to connect to.
+        BusError: the server can not be reached.
+    """
+    place = where or find(server)
+    bus = await connect_bus(list(place.servers), name=owner, options=place.options)
+    try:
+        yield Mesh(bus, backplane or place.backplane, owner)
+    finally:
+        await bus.close()
+
+
+def events_of(batch: Batch, names: Iterable[str] | None) -> Iterable[Event]:
+    """Yield the rows of a batch as events with just the named fields, or all where ``names`` is None."""
+    wanted = None if names is None else list(names)
+    for row in flat_rows(batch):
+        identity = id_text(row["id"]) if isinstance(row.get("id"), bytes) else ""  # type: ignore[arg-type]
+        yield Event(row if wanted is None else {name: row[name] for name in wanted if name in row}, identity)
+
+
+async def _until(batches: asyncio.Queue[Batch], until_ns: int | None) -> AsyncIterator[Batch]:
+    while until_ns is None:
+        yield await batches.get()
+    while (left := (until_ns - time_ns()) / 1e9) > 0:
+        try:
+            yield await asyncio.wait_for(batches.get(), left)
+        except TimeoutError:
+            return
+
+
+def _json(data: bytes) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, object])
+    except msgspec.MsgspecError as error:
+        raise BusError(
+            f"an answer is not JSON ({error}): is something else on this subject?", retryable=False
+        ) from None
+
+
+def _chunks(lines: Iterable[bytes], most_bytes: int) -> Iterable[bytes]:
+    held: list[bytes] = []
+    size = 0
+    for line in lines:
+        if held and size + len(line) > most_bytes:
+            yield b"\n".join(held)
+            held, size = [], 0
+        held.append(line)
+        size += len(line) + 1
+    if held:
+        yield b"\n".join(held)

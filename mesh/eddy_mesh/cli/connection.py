@@ -1,0 +1,76 @@
+"""From a command to a connected `Mesh`.
+
+What may live here: the event loop of one command, and how it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import click
+
+from eddy_mesh.api import Mesh, connect
+from eddy_mesh.cli.settings import Settings
+from eddy_mesh.local import find
+
+T = TypeVar("T")
+OWNER = "eddy"
+TERMINATED = 128 + 15
+
+
+def with_mesh(settings: Settings, work: Callable[[Mesh], Awaitable[T]]) -> T:
+    """Connect, do the work, and return what it returns. Ctrl-C and SIGTERM end it after it has cleaned up.
+
+    Raises:
+        UsageError: no backplane was found.
+        BusError: the server can not be reached.
+    """
+
+    async def connected() -> T:
+        place = find(settings.server, settings.context)
+        async with connect(backplane=settings.backplane, owner=OWNER, where=place) as mesh:
+            return await work(mesh)
+
+    return run(connected())
+
+
+def run(work: Awaitable[T]) -> T:
+    """Run asynchronous work to its end in a loop of its own; SIGTERM cancels it."""
+
+    async def guarded() -> T:
+        task = asyncio.current_task()
+        if sys.platform != "win32" and task is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise click.exceptions.Exit(TERMINATED) from None
+
+
+async def bursts(items: AsyncIterator[T], pause_s: float) -> AsyncIterator[list[T]]:
+    """Yield items in lists: what came with no longer pause than ``pause_s`` between two of them."""
+    held: list[T] = []
+    coming = asyncio.ensure_future(anext(items))
+    try:
+        while True:
+            await asyncio.wait({coming}, timeout=pause_s if held else None)
+            if not coming.done():
+                yield held
+                held = []
+                continue
+            try:
+                held.append(coming.result())
+            except StopAsyncIteration:
+                break
+            coming = asyncio.ensure_future(anext(items))
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+    if held:
+        yield held

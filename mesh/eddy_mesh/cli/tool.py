@@ -1,0 +1,50 @@
+"""``eddy``: the command of managers and tools.
+
+What may live here: the table of commands. Each is in the file that its entry names, and is loaded when it is used.
+"""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from eddy_mesh import __version__
+from eddy_mesh.cli.group import Entry, QuietGroup
+from eddy_mesh.cli.settings import Settings, shared_options
+
+COMMANDS = {
+    "tap": Entry("eddy_mesh.cli.events:tap", "Show events as they happen."),
+    "query": Entry("eddy_mesh.cli.events:query", "Show stored events."),
+    "grep": Entry("eddy_mesh.cli.search:grep", "Find a pattern in stored events, live events or a file."),
+    "top": Entry("eddy_mesh.cli.ranking:top", "Rank the values of a field."),
+    "types": Entry("eddy_mesh.cli.inventory:types", "Show which events are where, since when and at what rate."),
+    "fields": Entry("eddy_mesh.cli.inventory:fields", "Show the fields that events can have."),
+    "agents": Entry("eddy_mesh.cli.agents:agents", "Show every agent: state, rate, queue, loss, uptime."),
+    "control": Entry("eddy_mesh.cli.control:control", "Give an agent or a host process a command."),
+    "audit": Entry("eddy_mesh.cli.accounts:audit", "Show whether every edge accounts for every event."),
+    "subscriptions": Entry("eddy_mesh.cli.accounts:subscriptions", "Show who asks for which events."),
+    "emit": Entry("eddy_mesh.cli.emitting:emit", "Put lines or JSON objects into the mesh."),
+    "cook": Entry("eddy_mesh.cli.cook:cook_command", "Turn files of raw payloads into events, without a server."),
+}
+
+@click.group(
+    name="eddy",
+    cls=QuietGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="eddy")
+@shared_options
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Ask the diagnostic backplane: what happened, where, and how do you know?
+
+    A local `eddy-agent up` is found without being told; another backplane is named with --server or --context.
+
+    \b
+    eddy tap "SELECT * WHERE level <= warning"
+    eddy top source.ip --since 1h
+    eddy grep "authentication failure" -c
+    """
+    ctx.ensure_object(Settings)
+
+
+main.add_entries(COMMANDS)

@@ -1,0 +1,167 @@
+"""Configuration: TOML tables to frozen structs, every mistake named at once.
+
+What may live here: the checker, which works for any msgspec Struct, and the structs of a host process. Nothing here
+reads a file: text comes in, structs or a `ConfigError` go out.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Literal, TypeVar, get_args, get_origin
+
+import msgspec
+
+from eddy_mesh.errors import ConfigError
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class NatsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach the NATS servers; table ``[nats]``. Secrets only by file or environment name."""
+
+    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    """URLs, tried in order."""
+    creds_file: str = ""
+    """credentials file as ``nsc`` writes it"""
+    nkey_seed_file: str = ""
+    """file that holds an nkey user seed"""
+    user: str = ""
+    """user name"""
+    password_env: str = ""
+    """name of the environment variable that holds the password"""
+    token_file: str = ""
+    """file that holds an authorization token"""
+    tls_ca_file: str = ""
+    """PEM file of the authorities that may sign the server's certificate"""
+    tls_certificate_file: str = ""
+    """PEM file of this client's certificate"""
+    tls_key_file: str = ""
+    """PEM file of its key"""
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One agent; table ``[agents.<name>]``."""
+
+    type: str
+    """agent type: ``normalizer``, ``transformer`` ... (`eddy-agent list`)"""
+    source: str = ""
+    """for a normalizer: which source"""
+    cooking: str = ""
+    """for a transformer: which cooking"""
+    detector: str = ""
+    """for an analysis: which detector"""
+    subscribe: tuple[str, ...] = ()
+    """select/project statements that feed the agent; empty: the default of its type"""
+    scope: Literal["", "host", "backplane"] = ""
+    """whether it takes events of this host process only, or of the whole backplane; empty: the default of its type"""
+    emit: Literal["", "demand", "always"] = ""
+    """whether its events leave the host only when asked for, or always; empty: the default of its type"""
+    overload: Literal["block", "spool", "drop-oldest", "sample"] = "block"
+    """what its edges do when it can not keep up"""
+    spool_bytes: int = 256 * 1024 * 1024
+    """quota on disk of an edge with overload policy ``spool``, octets"""
+    mailbox_events: int = 200_000
+    """events that may wait for it"""
+    backplane: str = ""
+    """publish its events on another backplane (an anonymizer's recipients); empty: this one"""
+    config: dict[str, object] = {}
+    """settings of the source, cooking, detector or agent type (`eddy-agent describe`)"""
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One host process; the whole file."""
+
+    name: str = ""
+    """name of the host process, unique in the backplane; empty: the host name"""
+    backplane: str = "eddy"
+    """name of the mesh"""
+    state: str = ""
+    """directory for checkpoints, spools and stores; empty: the user's state directory"""
+    tags: tuple[str, ...] = ()
+    """names of the tags that events may carry"""
+    nats: NatsConfig = NatsConfig()
+    agents: dict[str, AgentConfig] = {}
+
+
+def parse_toml(text: str, file: str) -> dict[str, object]:
+    """Return the tables of a TOML text.
+
+    Raises:
+        ConfigError: not TOML; the message has the line.
+    """
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError([f"{file}: {str(error)[:1].lower()}{str(error)[1:]}"]) from None
+
+
+def convert(table: Mapping[str, object], struct: type[S], place: str) -> S:
+    """Return a table as a struct.
+
+    Args:
+        table: as TOML or JSON gives it.
+        struct: a frozen msgspec Struct.
+        place: file and table, for messages.
+
+    Raises:
+        ConfigError: every mistake in the table, also in nested tables.
+    """
+    mistakes = mistakes_in(table, struct, place)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return msgspec.convert(table, struct, strict=True)
+
+
+def mistakes_in(table: Mapping[str, object], struct: type[msgspec.Struct], place: str) -> list[str]:
+    """Return a line for each mistake in a table: unknown keys with the nearest right one, missing keys, bad values."""
+    known = {member.encode_name: member for member in msgspec.structs.fields(struct)}
+    mistakes = [unknown_name(place, "key", key, known) for key in table if key not in known]
+    for key, member in known.items():
+        if key not in table:
+            if member.required:
+                mistakes.append(f"{place}: {key} is missing: give a value of type {type_text(member.type)}")
+            continue
+        mistakes += _mistakes_in_value(table[key], member.type, f"{place}: {key}")
+    return mistakes
+
+
+def unknown_name(place: str, what: str, name: str, known: Mapping[str, object] | list[str] | tuple[str, ...]) -> str:
+    """Return the line for a name that does not exist, with the nearest that does, or all where none is near."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"possible are {', '.join(sorted(known))}"
+    return f"{place}: unknown {what} {name!r}; {hint}"
+
+
+def type_text(kind: object) -> str:
+    """Return a type as people read it."""
+    text = getattr(kind, "__name__", None) or str(kind)
+    return text.replace("typing.", "").replace("Literal", "one of ").replace("NoneType", "nothing")
+
+
+def _mistakes_in_value(value: object, kind: object, place: str) -> list[str]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        return mistakes_in(value, kind, place)
+    struct = _struct_of_values(kind)
+    if struct is not None and isinstance(value, dict):
+        nested = []
+        for name, member in value.items():
+            inner = f"{place}.{name}"
+            wrong = [f"{inner}: a table is wanted, not {member!r}"]
+            nested += mistakes_in(member, struct, inner) if isinstance(member, dict) else wrong
+        return nested
+    try:
+        msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "").split(" - at ")[0]
+        shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+        return [f"{place}: {shown} does not fit: {reason[:1].lower()}{reason[1:]}"]
+    return []
+
+
+def _struct_of_values(kind: object) -> type[msgspec.Struct] | None:
+    if get_origin(kind) is not dict:
+        return None
+    inner = get_args(kind)[1]
+    return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None

@@ -1,0 +1,225 @@
+"""Subscribed flows: how one side asks for a select/project statement and the other side answers with batches.
+
+What may live here: the lease, the headers of a flow message, and the receiving side (`FlowReceiver`). The producing
+side is `eddy_mesh.runtime.demand`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from eddy_mesh import codec, subjects
+from eddy_mesh.batch import Batch, Kind
+from eddy_mesh.bus import Bus, KeyValue, Message, Subscription
+from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.conservation import Ledger
+from eddy_mesh.errors import BusError, WireError
+from eddy_mesh.fields import type_of
+from eddy_mesh.selection import Plan, needed_fields, render
+from eddy_mesh.selection.plan import Item, Operand
+
+LEASE_S = 30.0
+"""A subscription that is not renewed for so long is over."""
+RENEW_S = LEASE_S / 3
+SUBSCRIBE, UNSUBSCRIBE = "subscribe", "unsubscribe"
+Form = Literal["columns", "json"]
+
+
+class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a subscriber asks every host process for.
+
+    Attributes:
+        id: name of the flow; identical statements and forms share one.
+        statement: select and project; aggregates, order and limit are done by the subscriber.
+        owner: who asks; a host process leaves out leases whose owner begins with its own name and ``/``.
+        form: batches of columns, or one JSON object a line.
+        lease_s: seconds until it is over unless renewed.
+    """
+
+    id: str
+    statement: str
+    owner: str
+    form: Form = "columns"
+    lease_s: float = LEASE_S
+
+
+def flow_id(plan: Plan, form: Form) -> str:
+    """Return the name that all flows of the same statement and form have."""
+    return blake2b(f"{form} {render(plan)}".encode(), digest_size=10).hexdigest()
+
+
+def live_plan(plan: Plan) -> Plan:
+    """Return what a subscriber asks producers for: the fields that it needs, no times, aggregates, order or limit."""
+    items = plan.items
+    if plan.is_aggregate:
+        items = tuple(Item(Operand(name, type_of(name)), name) for name in sorted(needed_fields(plan)))
+    return replace(
+        plan,
+        items=items,
+        since_ns=None,
+        until_ns=None,
+        group_by=(),
+        aggregates=(),
+        having=None,
+        order_by=(),
+        limit=None,
+        every_ns=None,
+    )
+
+
+def bucket(backplane: str) -> str:
+    """Return the key-value bucket that holds the leases of a backplane."""
+    return f"{subjects.escape(backplane).replace('=', '-')}_subscriptions"
+
+
+def headers(batch: Batch, host: str, epoch: int, position: int) -> dict[str, str]:
+    """Return the headers of a flow message.
+
+    Args:
+        batch: what the message carries.
+        host: host process that publishes.
+        epoch: second since 1970 UTC at which it began this flow.
+        position: events that it published on this flow before this message.
+    """
+    kind = f"{batch.kind.stage}.{batch.kind.event_class}.{batch.kind.type}"
+    return {
+        "Eddy-Kind": kind,
+        "Eddy-Origin": batch.origin,
+        "Eddy-Host": host,
+        "Eddy-Count": str(batch.count),
+        "Eddy-Position": f"{epoch}:{position}",
+    }
+
+
+class FlowMessage(msgspec.Struct, frozen=True):
+    """What the headers of a flow message say."""
+
+    kind: Kind
+    origin: str
+    host: str
+    count: int
+    epoch: int
+    position: int
+
+
+def parse_headers(message: Message) -> FlowMessage:
+    """Return what the headers of a flow message say.
+
+    Raises:
+        WireError: a header is missing or makes no sense.
+    """
+    held = message.headers
+    try:
+        stage, event_class, type_name = held["Eddy-Kind"].split(".", 2)
+        epoch, _, position = held["Eddy-Position"].partition(":")
+        kind = Kind(Stage(stage), EventClass(event_class), type_name)
+        return FlowMessage(
+            kind, held["Eddy-Origin"], held["Eddy-Host"], int(held["Eddy-Count"]), int(epoch), int(position)
+        )
+    except (KeyError, ValueError) as error:
+        raise WireError("flow", f"headers of a message on {message.subject} make no sense ({error})") from None
+
+
+Deliver = Callable[[Batch], Awaitable[None] | None]
+
+
+class FlowReceiver:
+    """Holds a lease on a flow and delivers its batches; counts what the network lost.
+
+    Args:
+        bus: connected bus.
+        backplane: name of the mesh.
+        plan: what to ask for.
+        owner: who asks, ``<host>/<agent>`` or a name of a tool.
+        deliver: takes each batch.
+        ledger: accounts of the edge; `FlowReceiver` counts what did not arrive or could not be decoded.
+    """
+
+    def __init__(self, bus: Bus, backplane: str, plan: Plan, owner: str, deliver: Deliver, ledger: Ledger) -> None:
+        self.lease = Lease(flow_id(plan, "columns"), render(plan), owner)
+        self.hosts: set[str] = set()
+        self._bus = bus
+        self._backplane = backplane
+        self._deliver = deliver
+        self._ledger = ledger
+        self._own_host = owner.partition("/")[0] if "/" in owner else ""
+        self._positions: dict[str, tuple[int, int]] = {}
+        self._subscription: Subscription | None = None
+        self._leases: KeyValue | None = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def start(self, timeout_s: float = 2.0) -> None:
+        """Subscribe and ask; on return every host process that answered publishes the flow."""
+        self._subscription = await self._bus.subscribe(subjects.flow(self._backplane, self.lease.id), self._receive)
+        await self._ask(timeout_s)
+        self._renewal = asyncio.get_running_loop().create_task(self._renew(), name=f"lease {self.lease.id}")
+
+    async def stop(self) -> None:
+        """Give the lease back."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+        try:
+            if self._leases is not None:
+                await self._leases.delete(self._key)
+            await self._bus.publish(subjects.control_all(self._backplane, UNSUBSCRIBE), msgspec.json.encode(self.lease))
+        except BusError:
+            return  # the lease runs out by itself
+
+    @property
+    def _key(self) -> str:
+        return f"{self.lease.id}.{subjects.escape(self.lease.owner)}"
+
+    async def _ask(self, timeout_s: float) -> None:
+        data = msgspec.json.encode(self.lease)
+        try:
+            if self._leases is None:
+                self._leases = await self._bus.key_value(bucket(self._backplane), ttl_s=LEASE_S * 2, memory=True)
+            await self._leases.put(self._key, data)
+        except BusError:
+            self._leases = None  # without JetStream a host that starts later learns of the lease when it is renewed
+        subject = subjects.control_all(self._backplane, SUBSCRIBE)
+        for answer in await self._bus.gather(subject, data, timeout_s=timeout_s, idle_s=0.15):
+            try:
+                self.hosts.add(str(msgspec.json.decode(answer.data, type=dict[str, object]).get("host", "")))
+            except msgspec.MsgspecError:
+                continue  # somebody else answers on this subject; it does not publish the flow
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._ask(1.0)
+            except BusError:
+                continue  # away; asked again after the next interval, and hosts read the leases when they are back
+
+    async def _receive(self, message: Message) -> None:
+        try:
+            told = parse_headers(message)
+            if told.host == self._own_host:
+                return
+            self._count_gap(told)
+            batch = codec.decode(message.data, told.kind, told.origin)
+        except WireError:
+            self._ledger.offered += 1
+            self._ledger.drop("not_decoded", 1)
+            return
+        delivered = self._deliver(batch)
+        if delivered is not None:
+            await delivered
+
+    def _count_gap(self, told: FlowMessage) -> None:
+        """Events that a host published after its last message here and before this one did not arrive."""
+        epoch, expected = self._positions.get(told.host, (told.epoch, told.position))
+        if epoch == told.epoch and told.position > expected:
+            self._ledger.offered += told.position - expected
+            self._ledger.drop("gap", told.position - expected)
+        self._positions[told.host] = (told.epoch, told.position + told.count)

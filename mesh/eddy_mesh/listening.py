@@ -1,0 +1,388 @@
+"""What every source that listens needs: binding with an answer to a taken port, TLS, bounded connections, pacing.
+
+What may live here: sockets before the first byte is read, and the loop that accepts connections. What the bytes
+mean is the source's business; datagrams are read in `eddy_mesh.datagrams`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import Literal
+
+from eddy_mesh.agent import Draft, Outlet
+from eddy_mesh.errors import ConfigError
+
+STOP_WAIT_S = 0.3
+"""How long a source that was told to stop waits for a full edge before it counts what it holds as lost."""
+
+GATHER_S = 0.002
+"""How long a busy source lets input gather: five hundred wakes a second cost little, ten thousand do not."""
+
+_NEXT_PORTS = 10
+"""How many ports above a taken one are tried before any free one: a near, steady number is easier to find again."""
+
+_CLOSE_WAIT_S = 0.2
+_REST_WAIT_S = 0.05
+_REST_READS = 16
+_HANDSHAKE_S = 10.0
+_BACKLOG = 128
+
+
+class PortTaken(StrEnum):
+    """What to do when another program holds the port that was asked for."""
+
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to listen: a host of "*" means every address of both families; port 0 any free port."""
+
+    host: str
+    port: int
+
+
+def endpoint(text: str) -> Endpoint:
+    """Return the endpoint that ``text`` names.
+
+    Args:
+        text: ``192.0.2.1:514``, ``[2001:db8::1]:514``, ``localhost:514``, or ``*:514`` for all addresses.
+
+    Raises:
+        ConfigError: ``text`` is none of these.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    wanted = {"": "*", "localhost": "127.0.0.1"}.get(bare, bare)
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ConfigError([f"listen: {text!r} has no port: write ADDRESS:PORT, for example *:5514 or 127.0.0.1:5514"])
+    if wanted != "*":
+        try:
+            ip_address(wanted)
+        except ValueError:
+            raise ConfigError(
+                [f"listen: {host!r} is not an address: write an IPv4 address, an [IPv6] address, or * for all"]
+            ) from None
+    return Endpoint(wanted, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """How to bind.
+
+    Attributes:
+        transport: ``udp`` or ``tcp``.
+        port_taken: what to do when the port is held by another program or is not allowed.
+        fallback_ports: ports to try then, in order; after these the next free one is taken.
+        reuse_port: let several processes share the port; the kernel spreads senders over them.
+    """
+
+    transport: Literal["udp", "tcp"]
+    port_taken: PortTaken = PortTaken.WARN
+    fallback_ports: Sequence[int] = ()
+    reuse_port: bool = False
+
+
+def bind(listen: str, binding: Binding, outlet: Outlet) -> socket.socket:
+    """Return a non-blocking socket bound to an endpoint, or, with a notice, to the nearest port that can be had.
+
+    Args:
+        listen: see `endpoint`.
+        binding: transport and what to do about a taken port.
+        outlet: gets the notice ``port_taken`` or ``port_denied`` with ``port`` and ``using``.
+
+    Raises:
+        ConfigError: the text is not an endpoint, or the address is not one of this host.
+        OSError: the port can not be had and ``binding.port_taken`` says that this is a failure.
+    """
+    wanted = endpoint(listen)
+    try:
+        return _bound(wanted, binding)
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError([f"listen: {wanted.host} is not an address of this host: see `ip address`"]) from error
+        if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+            raise
+        if binding.port_taken is PortTaken.FAIL:
+            raise OSError(error.errno, _refusal(wanted, binding, error.errno)) from error
+        refused = error.errno
+    found = _next_bound(wanted, binding)
+    event = "port_taken" if refused == errno.EADDRINUSE else "port_denied"
+    using = found.getsockname()[1]
+    outlet.notice(event, transport=binding.transport, port=wanted.port, using=using)
+    return found
+
+
+def _refusal(wanted: Endpoint, binding: Binding, number: int) -> str:
+    name = f"{binding.transport} port {wanted.port}"
+    if number == errno.EACCES:
+        return f"{name} is not allowed: ports below 1024 need CAP_NET_BIND_SERVICE; grant it or listen on another port"
+    flag = "u" if binding.transport == "udp" else "t"
+    return (
+        f"{name} is taken: stop the program that `ss -ln{flag}p 'sport = :{wanted.port}'` shows, "
+        "listen on another port, or set port_taken = 'warn'"
+    )
+
+
+def _next_bound(wanted: Endpoint, binding: Binding) -> socket.socket:
+    above = range(wanted.port + 1, min(wanted.port + _NEXT_PORTS, 65535) + 1)
+    for port in (*binding.fallback_ports, *above):
+        with suppress(OSError):
+            return _bound(Endpoint(wanted.host, port), binding)
+    return _bound(Endpoint(wanted.host, 0), binding)
+
+
+def _bound(wanted: Endpoint, binding: Binding) -> socket.socket:
+    if wanted.host != "*":
+        family = socket.AF_INET6 if ":" in wanted.host else socket.AF_INET
+        return _open(family, wanted.host, wanted.port, binding)
+    try:
+        return _open(socket.AF_INET6, "::", wanted.port, binding)
+    except OSError as error:
+        if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+            raise
+        return _open(socket.AF_INET, "0.0.0.0", wanted.port, binding)  # noqa: S104  # asked for; a host without IPv6
+
+
+def _open(family: socket.AddressFamily, host: str, port: int, binding: Binding) -> socket.socket:
+    stream = binding.transport == "tcp"
+    opened = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+    try:
+        opened.setblocking(False)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        if sys.platform == "win32":
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            if stream:  # a restart does not wait for connections in TIME_WAIT
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if binding.reuse_port:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        opened.bind((host, port))
+        if stream:
+            opened.listen(_BACKLOG)  # here, so that a port taken by another listener shows now
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def server_tls(certificate_file: str, key_file: str, ca_file: str) -> ssl.SSLContext | None:
+    """Return the TLS context of a listener, or None when no certificate is configured.
+
+    Args:
+        certificate_file: PEM chain of the server; "" for no TLS.
+        key_file: PEM private key; "" when it is in the certificate file.
+        ca_file: PEM authorities; when given, a client must show a certificate signed by one of them.
+
+    Raises:
+        ConfigError: a file can not be read or does not fit the others.
+    """
+    if not certificate_file:
+        if key_file or ca_file:
+            raise ConfigError(["tls_certificate_file: missing, though other TLS files are given: add it"])
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate_file, key_file or None)
+        if ca_file:
+            context.load_verify_locations(ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        named = ", ".join(name for name in (certificate_file, key_file, ca_file) if name)
+        raise ConfigError(
+            [f"tls: {named} can not be used ({error}): check paths, and that key and chain match"]
+        ) from None
+    return context
+
+
+def clear_stale_socket(path: Path) -> None:
+    """Remove the socket file that a program which is gone has left behind; leave any other file alone.
+
+    Raises:
+        ConfigError: the path is held by a running program, or is no socket.
+    """
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise ConfigError([f"unix: {path} exists and is no socket: remove it or name another path"])
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_UNIX, kind) as probe:
+            refused = probe.connect_ex(str(path))
+        if refused == 0:
+            raise ConfigError([f"unix: {path} is held by a running program: stop it or name another path"])
+    path.unlink()
+
+
+def peer_of(writer: asyncio.StreamWriter) -> tuple[str | None, int | None]:
+    """Return the canonical address and the port of the other end; None for both on a unix socket."""
+    peer = writer.get_extra_info("peername")
+    if not isinstance(peer, tuple) or len(peer) < 2:
+        return None, None
+    address = ip_address(str(peer[0]).partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address), int(peer[1])
+
+
+async def rest_of(reader: asyncio.StreamReader, read_bytes: int) -> bytes:
+    """Return what has arrived on a connection whose source was told to stop: the sender believes it delivered.
+
+    Args:
+        reader: of the connection.
+        read_bytes: most bytes a read; after sixteen reads or `_REST_WAIT_S` the rest is the sender's.
+    """
+    parts: list[bytes] = []
+    with suppress(TimeoutError, ConnectionError, ssl.SSLError):
+        async with asyncio.timeout(_REST_WAIT_S):
+            while len(parts) < _REST_READS and (data := await reader.read(read_bytes)):
+                parts.append(data)
+    return b"".join(parts)
+
+
+class Pace:
+    """Lets input gather while a source is busy, so that costs per wake are shared; adds nothing when it is quiet."""
+
+    def __init__(self) -> None:
+        self._woken_s = 0.0
+
+    async def wait(self, *, full: bool) -> None:
+        """Wait before the next read.
+
+        Args:
+            full: the last read took all that it could hold; there is more, and only other tasks get a turn.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if full:
+            await asyncio.sleep(0)
+        elif now_s - self._woken_s < 2 * GATHER_S:
+            await asyncio.sleep(GATHER_S)
+        self._woken_s = now_s
+
+
+async def emit_or_count(outlet: Outlet, draft: Draft) -> None:
+    """Emit events that the other side will not send again: a stop does not lose them uncounted.
+
+    On cancellation the draft is offered once more for `STOP_WAIT_S`; what then finds no room is counted as lost with
+    reason ``stopped``.
+    """
+    try:
+        await outlet.emit(draft)
+    except asyncio.CancelledError:
+        await emit_last(outlet, draft)
+        raise
+
+
+async def emit_last(outlet: Outlet, draft: Draft) -> bool:
+    """Emit while stopping: wait `STOP_WAIT_S` at most, then count as lost with reason ``stopped`` and return False."""
+    try:
+        async with asyncio.timeout(STOP_WAIT_S):
+            await outlet.emit(draft)
+    except TimeoutError:
+        outlet.lost("stopped", draft.count)
+        return False
+    return True
+
+
+def first_of(failed: BaseExceptionGroup[OSError]) -> OSError:
+    """Return one of the errors that ended a task group: a source raises plain errors."""
+    inner = failed.exceptions[0]
+    return first_of(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Let the kernel find out that a silent peer is gone, or its connection counts against the limit for ever."""
+    connection = writer.get_extra_info("socket")
+    if connection is not None and connection.family != getattr(socket, "AF_UNIX", None):
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a stream listener.
+
+    Attributes:
+        max_connections: connections open at a time; one more is closed with the notice ``too_many_connections``.
+        read_bytes: most bytes taken from a connection at a time.
+    """
+
+    max_connections: int
+    read_bytes: int
+
+
+class StreamListener:
+    """Accepts connections on bound sockets and gives each its own task until cancelled."""
+
+    def __init__(self, outlet: Outlet, limits: Limits, connected: Connected) -> None:
+        self._outlet = outlet
+        self._limits = limits
+        self._connected = connected
+        self._open = 0
+        self._is_full = False
+
+    async def serve(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """Serve until cancelled; then every connection's task is cancelled and waited for.
+
+        Args:
+            sockets: bound, listening stream sockets; closed at the end.
+            tls: context where connections are encrypted.
+        """
+        async with asyncio.TaskGroup() as group:
+
+            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                if self._open >= self._limits.max_connections:
+                    self._refuse(writer)
+                    return
+                self._open += 1
+                _keep_alive(writer)
+                group.create_task(self._attend(reader, writer))
+
+            servers = [await self._start(bound, accept, tls) for bound in sockets]
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                for server in servers:
+                    server.close()
+
+    async def _start(
+        self,
+        bound: socket.socket,
+        accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None],
+        tls: ssl.SSLContext | None,
+    ) -> asyncio.Server:
+        limit, handshake = self._limits.read_bytes, _HANDSHAKE_S if tls else None
+        if bound.family == getattr(socket, "AF_UNIX", None):
+            return await asyncio.start_unix_server(accept, sock=bound, limit=limit)
+        return await asyncio.start_server(accept, sock=bound, limit=limit, ssl=tls, ssl_handshake_timeout=handshake)
+
+    def _refuse(self, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        if not self._is_full:  # said once for each time that the limit is reached
+            self._outlet.notice("too_many_connections", limit=self._limits.max_connections, source=peer_of(writer)[0])
+        self._is_full = True
+
+    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(ConnectionError, ssl.SSLError, TimeoutError):
+                await self._connected(reader, writer)
+        finally:
+            self._open -= 1
+            self._is_full = self._is_full and self._open >= self._limits.max_connections
+            writer.close()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSE_WAIT_S):
+                    await writer.wait_closed()

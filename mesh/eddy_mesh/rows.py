@@ -1,0 +1,190 @@
+"""Rows of a batch: the view that people, event functions and foreign producers have.
+
+What may live here: batch ↔ dicts of dotted names, batch ↔ `Cer`, and the JSON form of a row.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from eddy_mesh.batch import EXTRA, Batch, Kind, Producer
+from eddy_mesh.cer import Cer, Value, from_flat, id_from_text, id_text
+from eddy_mesh.columnize import any_column, column_of
+from eddy_mesh.columns import Column
+from eddy_mesh.fields import FieldType, type_of
+
+SPARSE_SHARE = 0.02
+"""A field that fewer than this share of the rows have goes to the column of maps."""
+
+_IMPLIED = ("id", "version", "type", "event_class", "stage")
+
+
+def flat_row(batch: Batch, row: int) -> dict[str, Value]:
+    """Return one event as a dict of dotted names, without the fields that it does not have."""
+    values = {name: batch.column(name).at(row) for name in _IMPLIED}
+    for name, column in batch.columns.items():
+        value = column.at(row)
+        if name == EXTRA:
+            values.update(value if isinstance(value, dict) else {})  # type: ignore[arg-type]  # msgpack members are Values
+        elif (name == "parents" and isinstance(value, bytes)) or (
+            name == "diagnosis.evidence" and isinstance(value, bytes)
+        ):
+            values[name] = split_ids(value)
+        else:
+            values[name] = value
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def flat_rows(batch: Batch) -> Iterator[dict[str, Value]]:
+    """Yield each event of a batch as a dict of dotted names."""
+    return (flat_row(batch, row) for row in range(batch.count))
+
+
+def cer(batch: Batch, row: int) -> Cer:
+    """Return one event as a `Cer`."""
+    return from_flat(flat_row(batch, row))
+
+
+def split_ids(packed: bytes) -> list[object]:
+    """Return the ids that lie end to end in ``packed``, 16 bytes each; a short rest is left out."""
+    return [packed[start : start + 16] for start in range(0, len(packed) - 15, 16)]
+
+
+def columns_of(rows: Sequence[Mapping[str, Value]]) -> dict[str, Column]:
+    """Return the columns of rows given as dicts of dotted names.
+
+    Fields that fewer than `SPARSE_SHARE` of the rows have are put into the column `EXTRA`. The fields that the kind
+    and the numbering imply (id, version, type, event_class, stage) are left out.
+    """
+    counts: dict[str, int] = {}
+    for row in rows:
+        for name in row:
+            counts[name] = counts.get(name, 0) + 1
+    least = max(SPARSE_SHARE * len(rows), 1)
+    dense = [name for name, count in counts.items() if count >= least and name not in _IMPLIED]
+    columns = {name: column_for(name, [row.get(name) for row in rows]) for name in dense}
+    sparse = counts.keys() - set(dense) - set(_IMPLIED)
+    if sparse:
+        columns[EXTRA] = any_column([{n: row[n] for n in row if n in sparse} or None for row in rows])
+    return columns
+
+
+def column_for(name: str, values: Sequence[Value]) -> Column:
+    """Return the column of one named field; lists of ids are laid end to end."""
+    kind = type_of(name)
+    if kind is not FieldType.IDS:
+        return column_of(kind, values)
+    if all(value is None or (isinstance(value, list) and len(value) == 1) for value in values):
+        return column_of(FieldType.ID, [value[0] if isinstance(value, list) else None for value in values])  # type: ignore[misc]
+    joined = [b"".join(value) if isinstance(value, list) else None for value in values]  # type: ignore[arg-type]
+    return column_of(FieldType.BYTES, joined)
+
+
+def batch_of(  # the numbering is part of what a batch is
+    kind: Kind, origin: str, producer: Producer, first: int, stamp_ms: int, rows: Sequence[Mapping[str, Value]]
+) -> Batch:
+    """Return a batch of rows, numbered from ``first``; an id that a row brings is kept."""
+    columns = columns_of(rows)
+    if rows and all("id" in row for row in rows):
+        columns["id"] = column_of(FieldType.ID, [row["id"] for row in rows])
+    return Batch(kind, origin, producer, first, stamp_ms, len(rows), columns)
+
+
+# --- JSON --------------------------------------------------------------------------------------------------------
+
+
+def time_text(time_ns: int) -> str:
+    """Return RFC 3339 text with nanoseconds, UTC. A time outside the years 1-9999 is given as ``@<seconds>``."""
+    seconds, fraction = divmod(time_ns, 1_000_000_000)
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"@{seconds}.{fraction:09d}"
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
+
+
+def json_value(name: str, value: Value) -> object:
+    """Return a value as JSON has it: times in RFC 3339, ids as UUID text, bytes as text or ``{"base64": ...}``."""
+    kind = type_of(name)
+    if kind is FieldType.TIME and isinstance(value, int):
+        return time_text(value)
+    if isinstance(value, bytes):
+        return id_text(value) if kind is FieldType.ID and len(value) == 16 else _bytes_json(value)
+    if kind is FieldType.IDS and isinstance(value, list):
+        return [id_text(identity) if isinstance(identity, bytes) else identity for identity in value]
+    return value
+
+
+def _bytes_json(value: bytes) -> object:
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"base64": b64encode(value).decode()}
+    if any(character < " " and character != "\t" for character in text):
+        return {"base64": b64encode(value).decode()}
+    return text
+
+
+def json_rows(batch: Batch) -> Iterator[bytes]:
+    """Yield each event of a batch as one line of JSON without the line end."""
+    for row in flat_rows(batch):
+        yield msgspec.json.encode({name: json_value(name, value) for name, value in row.items()})
+
+
+def value_of_json(name: str, value: object) -> Value:
+    """Return the value of a field as its JSON form says it; the inverse of `json_value`.
+
+    A value that does not have the form of its field's type is kept as it is.
+    """
+    kind = type_of(name)
+    if isinstance(value, dict) and value.keys() == {"base64"}:
+        return _unbase64(value)
+    if kind is FieldType.BYTES and isinstance(value, str):
+        return value.encode()
+    try:
+        if kind is FieldType.TIME and isinstance(value, str):
+            return time_ns(value)
+        if kind is FieldType.ID and isinstance(value, str):
+            return id_from_text(value)
+        if kind is FieldType.IDS and isinstance(value, list):
+            return [id_from_text(str(text)) for text in value]
+    except ValueError:
+        pass
+    return value  # type: ignore[return-value]  # what JSON can hold, a field can hold
+
+
+def _unbase64(value: dict[str, object]) -> Value:
+    try:
+        return b64decode(str(value["base64"]), validate=True)
+    except ValueError:
+        return {str(name): member for name, member in value.items()}
+
+
+def time_ns(text: str) -> int:
+    """Return ns since 1970 UTC of an RFC 3339 time with up to nine digits of fraction; no zone means UTC.
+
+    Raises:
+        ValueError: ``text`` is not such a time.
+    """
+    matched = _RFC3339.fullmatch(text.strip())
+    if matched is None:
+        raise ValueError(f"{text!r} is not an RFC 3339 time: write 2026-11-21T10:00:00.5Z")
+    moment = datetime.fromisoformat(f"{matched['day']}T{matched['clock'] or '00:00:00'}{_zone(matched['zone'])}")
+    fraction = (matched["fraction"] or "").ljust(9, "0")[:9]
+    return int(moment.timestamp()) * 1_000_000_000 + int(fraction)
+
+
+_RFC3339 = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)"
+    r"(?:[Tt ](?P<clock>\d\d:\d\d(?::\d\d)?)(?:\.(?P<fraction>\d+))?(?P<zone>[Zz]|[+-]\d\d:?\d\d)?)?",
+    re.ASCII,
+)
+
+
+def _zone(text: str | None) -> str:
+    return "+00:00" if text in {None, "Z", "z"} else str(text)

@@ -1,0 +1,232 @@
+"""Lanes: how the backplane reaches the agents of a host process, and how they show themselves.
+
+What may live here: the control, query and status subjects of one host process, and its entry in NATS service
+discovery. Commands have their own subscription, so they are answered even when every mailbox is full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from uuid import uuid4
+
+import msgspec
+
+from eddy_mesh import __version__, flows, queries, subjects
+from eddy_mesh.bus import Bus, Message, Subscription
+from eddy_mesh.commands import Command
+from eddy_mesh.errors import BusError, EddyError, UsageError
+from eddy_mesh.runtime.host import Host
+from eddy_mesh.services import Endpoint, Service
+from eddy_mesh.task import Task
+
+HEARTBEAT_S = 2.0
+HOST = "host"
+"""In place of an agent: the host process itself."""
+
+
+class Lanes:
+    """The subjects on which a host process listens and shows itself.
+
+    Args:
+        host: the host process.
+        bus: connected bus.
+        ended: set when a manager told the host process to end.
+    """
+
+    def __init__(self, host: Host, bus: Bus, ended: asyncio.Event) -> None:
+        self._host = host
+        self._bus = bus
+        self._ended = ended
+        self._subscriptions: list[Subscription] = []
+        self._services: dict[str, Service] = {}
+        self._asked: set[str] = set()
+        self._answers: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen for commands."""
+        backplane = self._host.backplane
+        own = f"{subjects.escape(backplane)}.control.{subjects.escape(self._host.host)}.*.*"
+        everybody = f"{subjects.escape(backplane)}.control.{subjects.ALL}.*"
+        for subject in (own, everybody):
+            self._subscriptions.append(await self._bus.subscribe(subject, self._command))
+        await self._bus.flush()
+
+    async def run(self) -> None:
+        """Show the state of every agent until cancelled: at every change, and every `HEARTBEAT_S`."""
+        try:
+            while True:
+                await self._follow_agents()
+                await self._beat()
+                self._host.status_changed.clear()
+                try:
+                    await asyncio.wait_for(self._host.status_changed.wait(), HEARTBEAT_S)
+                    await asyncio.sleep(0.05)  # let changes that belong together come together
+                except TimeoutError:
+                    continue
+        finally:
+            for task in self._answers:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Listen no more and take the agents out of service discovery."""
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        for service in self._services.values():
+            await service.stop()
+
+    # --- control
+
+    def _command(self, message: Message) -> None:
+        """Obey in a task of its own: a drain that takes long must not keep the next ping waiting."""
+        self._in_background(self._answer_command(message))
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _answer_command(self, message: Message) -> None:
+        try:
+            _, agent, verb = subjects.parse_control(message.subject)
+            arguments = msgspec.json.decode(message.data or b"{}", type=dict[str, object])
+            answer = await self._obey(agent, verb, arguments, message.data)
+        except (EddyError, msgspec.MsgspecError) as error:
+            answer = {"host": self._host.host, "error": str(error)}
+        if message.reply and answer is not None:
+            await self._reply(message.reply, answer)
+
+    async def _reply(self, subject: str, answer: Mapping[str, object]) -> None:
+        try:
+            await self._bus.publish(subject, msgspec.json.encode(answer))
+        except BusError:
+            return  # whoever asked is told by its own time-out
+
+    async def _obey(
+        self, agent: str, verb: str, arguments: dict[str, object], data: bytes
+    ) -> Mapping[str, object] | None:
+        if agent != HOST:
+            return await self._host.command(agent, verb, arguments)
+        if verb == flows.SUBSCRIBE:
+            return self._subscribe(data)
+        if verb == flows.UNSUBSCRIBE:
+            for demand in self._host.demands.values():
+                demand.unsubscribe(data)
+            return {"host": self._host.host}
+        if verb in {Command.DRAIN, Command.STOP}:
+            self._ended.set()
+            return {"host": self._host.host, "state": "draining"}
+        if verb in {Command.PING, Command.INFO, Command.STATS}:
+            return self.status()
+        raise UsageError(f"{verb!r} is not a command for a host process: use ping, info, stats, drain or stop")
+
+    def _subscribe(self, data: bytes) -> Mapping[str, object] | None:
+        backplane = self._host.backplane
+        taken = self._host.demands[backplane].subscribe(data, self._host.now_ns())
+        return {"host": self._host.host} if taken else None
+
+    # --- status
+
+    def status(self) -> dict[str, object]:
+        """Return the state of the host process with every agent and every edge."""
+        host = self._host
+        seen = [
+            {
+                "agent": agent,
+                "stage": kind.stage,
+                "event_class": kind.event_class,
+                "type": kind.type,
+                "count": entry.events,
+                "first_ns": entry.first_ns,
+                "last_ns": entry.last_ns,
+                "fields": entry.fields,
+            }
+            for (agent, kind), entry in host.router.census.items()
+        ]
+        return {
+            "host": host.host,
+            "backplane": host.backplane,
+            "version": __version__,
+            "started_ns": host.started_ns,
+            "now_ns": host.now_ns(),
+            "agents": host.statuses(),
+            "edges": host.ledgers(),
+            "types": seen,
+            "subscriptions": [
+                {
+                    "id": flow.id,
+                    "statement": flow.statement,
+                    "owners": sorted(flow.owners),
+                    "events": flow.position,
+                    "bytes": flow.bytes_moved,
+                    "offered": flow.ledger.offered,
+                }
+                for demand in host.demands.values()
+                for flow in demand.flows.values()
+            ],
+        }
+
+    async def _beat(self) -> None:
+        host = self._host
+        try:
+            for status in host.statuses():
+                subject = subjects.status(host.backplane, host.host, str(status["agent"]))
+                await self._bus.publish(subject, msgspec.json.encode(status))
+            summary = self.status()
+            summary.pop("agents")
+            await self._bus.publish(subjects.status(host.backplane, host.host, HOST), msgspec.json.encode(summary))
+        except BusError:
+            return  # shown again at the next beat
+
+    # --- query and discovery
+
+    async def _follow_agents(self) -> None:
+        """Bring query subjects and service discovery in step with the agents that there are."""
+        for name in self._services.keys() - self._host.cells.keys():
+            await self._services.pop(name).stop()
+        for name, cell in self._host.cells.items():
+            if name not in self._services:
+                self._services[name] = await self._announce(name, cell.kind)
+            if isinstance(cell.agent, Task) and cell.agent.queries and name not in self._asked:
+                self._asked.add(name)
+                await self._listen_for_queries(name, cell.kind)
+
+    async def _announce(self, name: str, kind: str) -> Service:
+        host = self._host
+
+        async def stats(_: Message) -> bytes:
+            return msgspec.json.encode(host.cells[name].status() if name in host.cells else {})
+
+        subject = subjects.control(host.backplane, host.host, name, "service")
+        service = Service(
+            self._bus,
+            f"eddy-{kind}",
+            __version__,
+            instance=uuid4().hex[:22],
+            description=f"{kind} {name} on {host.host}",
+            metadata={"host": host.host, "agent": name, "backplane": host.backplane},
+            endpoints=[Endpoint(name="status", subject=f"{subject}.status", answer=stats)],
+        )
+        await service.start()
+        return service
+
+    async def _listen_for_queries(self, name: str, kind: str) -> None:
+        host = self._host
+
+        def receive(message: Message) -> None:
+            agent = host.cells[name].agent if name in host.cells else None
+            verb = subjects.unescape(message.subject.rsplit(".", 1)[-1])
+            if not isinstance(agent, Task) or verb not in agent.queries or not message.reply:
+                return
+            self._in_background(self._answer_query(name, message, agent, verb))
+
+        exact = subjects.query(host.backplane, kind, f"{host.host}/{name}", "x").removesuffix("x") + "*"
+        anyone = subjects.query(host.backplane, kind, "any", "x").removesuffix("x") + "*"
+        self._subscriptions.append(await self._bus.subscribe(exact, receive))
+        self._subscriptions.append(await self._bus.subscribe(anyone, receive, queue=kind))
+
+    async def _answer_query(self, name: str, message: Message, agent: Task, verb: str) -> None:
+        """Answer once the agent has taken all that reached it before the query: stored and live then leave no gap."""
+        for edge in self._host.cells[name].edges:
+            await edge.until_completed(edge.accepted)
+        await queries.answer(self._bus, message, agent, verb)

@@ -1,0 +1,81 @@
+"""Routes: which edges of this host process take the events of an agent.
+
+What may live here: the table of local edges and the census of what this host produces. Edges in one process are
+calls; what leaves the process goes through `eddy_mesh.runtime.demand`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from eddy_mesh.actor.cell import Cell
+from eddy_mesh.actor.edge import Edge
+from eddy_mesh.batch import Batch, Kind
+
+
+class Route(NamedTuple):
+    """One edge and the agent at its end."""
+
+    edge: Edge
+    consumer: Cell
+
+
+class Seen(NamedTuple):
+    """What the census knows of one kind of one agent."""
+
+    events: int
+    first_ns: int
+    last_ns: int
+    fields: tuple[str, ...]
+
+
+class Router:
+    """The local edges of a host process."""
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+        self.census: dict[tuple[str, Kind], Seen] = {}
+        self._cache: dict[tuple[str, Kind, str], list[Route]] = {}
+
+    def join(self, edge: Edge, consumer: Cell) -> None:
+        """Add an edge that ends at an agent."""
+        self.routes.append(Route(edge, consumer))
+        consumer.edges.append(edge)
+        self._cache.clear()
+
+    def part(self, consumer: Cell) -> None:
+        """Take away every edge that ends at an agent."""
+        self.routes = [route for route in self.routes if route.consumer is not consumer]
+        consumer.edges.clear()
+        self._cache.clear()
+
+    def takers(self, producer: Cell, batch: Batch) -> list[Route]:
+        """Return the edges that take events of that kind from an agent; an agent never takes its own."""
+        key = (producer.name, batch.kind, batch.origin)
+        routes = self._cache.get(key)
+        if routes is None:
+            routes = [r for r in self.routes if r.consumer is not producer and r.edge.wants(batch)]
+            self._cache[key] = routes
+        return routes
+
+    def downstream(self, producer: Cell) -> list[tuple[Edge, Cell]]:
+        """Return the edges that took events of an agent so far, with the agents at their ends."""
+        found = {
+            id(r.edge): (r.edge, r.consumer)
+            for (name, *_), rs in self._cache.items()
+            if name == producer.name
+            for r in rs
+        }
+        return list(found.values())
+
+    def note(self, producer: Cell, batch: Batch, now_ns: int) -> None:
+        """Enter a batch that an agent made here in the census."""
+        key = (producer.name, batch.kind)
+        seen = self.census.get(key)
+        if seen is None:
+            self.census[key] = Seen(batch.count, now_ns, now_ns, tuple(sorted(batch.columns)))
+            return
+        fields = seen.fields
+        if not batch.columns.keys() <= set(fields):
+            fields = tuple(sorted({*fields, *batch.columns}))
+        self.census[key] = Seen(seen.events + batch.count, seen.first_ns, now_ns, fields)

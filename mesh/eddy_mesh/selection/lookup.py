@@ -1,0 +1,68 @@
+"""The column of a field, also where the field sits in the column of sparse fields.
+
+What may live here: `field_column` and the search in the maps of `eddy_mesh.batch.EXTRA`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eddy_mesh.batch import EXTRA, Batch
+from eddy_mesh.cer import Value
+from eddy_mesh.columns import Column, Constant, Maps
+from eddy_mesh.rows import column_for
+
+
+def field_column(batch: Batch, name: str) -> Column:
+    """Return the column of a field; a row that has it only among its sparse fields has it there too.
+
+    Args:
+        batch: events.
+        name: dotted field name; one that no event has gives a constant None.
+    """
+    if name == "id":
+        return batch.ids()
+    sparse = batch.columns.get(EXTRA)
+    if sparse is None or name == EXTRA:
+        return batch.column(name)
+    values = _sparse_values(sparse, name)
+    if values is None:
+        return batch.column(name)
+    held = batch.columns.get(name)
+    if held is not None:
+        values = [value if (dense := held.at(row)) is None else dense for row, value in enumerate(values)]
+    return column_for(name, values)
+
+
+def _sparse_values(sparse: Column, name: str) -> list[Value] | None:
+    """Return the value of each row, or None where no row has the field."""
+    if isinstance(sparse, Constant):
+        value = sparse.value.get(name) if isinstance(sparse.value, dict) else None
+        return None if value is None else [value] * sparse.count  # type: ignore[list-item]  # members are values
+    if not isinstance(sparse, Maps):
+        return None
+    rows = _rows_naming(sparse, name.encode())
+    if not rows:
+        return None
+    values: list[Value] = [None] * len(sparse)
+    for row in rows:
+        fields = sparse.at(row)
+        if isinstance(fields, dict):
+            values[row] = fields.get(name)  # type: ignore[assignment]
+    return values
+
+
+def _rows_naming(sparse: Maps, name: bytes) -> list[int]:
+    """Return the rows whose bytes contain the name: those that may have the field, and few others."""
+    data = bytes(sparse.data)
+    rows = []
+    position = data.find(name)
+    while position >= 0:
+        row = int(np.searchsorted(sparse.offsets, position, "right")) - 1
+        if row >= len(sparse):
+            break
+        if row >= 0:
+            rows.append(row)
+        position = data.find(name, max(int(sparse.offsets[row + 1]), position + 1))
+    return rows
+

@@ -1,0 +1,354 @@
+"""The storage engine of the archive: takes batches, keeps them whatever happens, answers statements about them.
+
+What may live here: `ArchiveStore`, which joins journal, held events and sealed files. A batch goes into the journal and is held
+in memory; when enough are held, or they are old enough, they become one Parquet file and the journal forgets them.
+
+Every call is synchronous and may come from any thread. `append`, `sync` and queries go on while `seal` or `compact`
+writes a file; only one of those two runs at a time. A query sees every event that was appended before it began, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eddy_mesh.batch import Batch
+from eddy_mesh.cer import EventId, Value
+from eddy_mesh.errors import StoreError
+from eddy_mesh.selection.plan import Plan
+from eddy_mesh.store import stored_query
+from eddy_mesh.store.catalogue import SealedFile
+from eddy_mesh.store.disk import lock_folder, store_error
+from eddy_mesh.store.gather import gather
+from eddy_mesh.store.held import Held, Pending
+from eddy_mesh.store.journal import Journal
+from eddy_mesh.store.partition import HOUR_MS, partition_of
+from eddy_mesh.store.sealed import SealedFiles
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_NS = 1_000_000_000
+
+
+class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of an archive's store."""
+
+    max_rows: int = 1_000_000
+    """Events of one kind and hour that are held before they are sealed into a file."""
+    max_age_s: float = 60.0
+    """Longest time that an event is held before it is sealed, s."""
+    max_held_rows: int = 8_000_000
+    """Events held in memory at most, all kinds together; beyond it `append` refuses until `seal` has made room."""
+    max_journal_bytes: int = 2 << 30
+    """Size of the journal at which everything is sealed, whatever its age; bytes."""
+    row_group_rows: int = 245_760
+    """Events of one row group: more make files smaller and small queries slower."""
+    compression_level: int = 1
+    """Level of zstd, 1 to 22; 3 saves one byte in a hundred and costs a tenth of the speed."""
+    compact_rows: int = 200_000
+    """Files of one kind and hour with fewer events than this are put together when the hour is over."""
+    threads: int = 2
+    """Most threads of a query or a seal."""
+    memory_bytes: int = 2 << 30
+    """Most memory of DuckDB; a query that needs more goes to disk; bytes."""
+
+
+class ArchiveStore:
+    """The store of one archive in one folder.
+
+    Attributes:
+        damaged: files put aside since it was opened because they could not be read.
+        journal_cut_bytes: bytes of the journal that a crash had torn, cut off when it was opened.
+        undecodable: frames of the journal that hold no batch; their segments are kept as ``journal/*.kept``.
+        recovered: events found in the journal when it was opened.
+    """
+
+    def __init__(self, path: Path, config: StoreConfig, now_ns: int) -> None:
+        """Open or make the store; what a crash left is repaired.
+
+        Args:
+            path: its folder.
+            config: settings.
+            now_ns: ns since 1970 UTC; the age of recovered events counts from here.
+
+        Raises:
+            StoreError: the folder is in use, can not be written, or was written by a newer version.
+        """
+        self.config = config
+        self.recovered = 0
+        self._lock = Lock()  # held for memory and small writes only
+        self._seal_lock = Lock()  # taken before _lock, never after it
+        self._held = Held()
+        with ExitStack() as opened:
+            opened.callback(lock_folder(path).close)
+            self._connection = _connect(path, config)
+            opened.callback(self._connection.close)
+            self._files = SealedFiles(path, self._connection, _copy_options(config))
+            opened.callback(self._files.catalogue.close)
+            sealed = self._files.sealed_through()
+            self._journal = Journal(path / "journal", max(sealed.values(), default=0) + 1)
+            opened.callback(self._journal.close)
+            self._recover(sealed)
+            self._held.due(now_ns, config.max_rows, 0)
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Make everything durable and let go of the folder; events that are held stay in the journal.
+
+        Raises:
+            StoreError: the last events are not on disk.
+        """
+        with self._seal_lock:
+            self._opened.close()
+
+    # --- taking events -------------------------------------------------------------------------------------------
+
+    def append(self, batches: Sequence[Batch]) -> None:
+        """Take batches, all or none; queries see them at once, and they are durable after the next `sync`.
+
+        Raises:
+            StoreError: no room on disk or in memory; nothing of ``batches`` was taken.
+        """
+        with self._lock:
+            if self._held.rows > self.config.max_held_rows:
+                message = f"{self._held.rows:,} events wait to be sealed (max_held_rows); seal before more can be taken"
+                raise StoreError(message)
+            self._journal.append(batches)
+            for batch in batches:
+                self._held.add(batch, self._journal.segment)
+
+    def sync(self) -> None:
+        """Return when everything appended before the call is on disk: acknowledge only then.
+
+        Raises:
+            StoreError: it is not; call again.
+        """
+        self._journal.sync()
+
+    def seal(self, now_ns: int, *, force: bool = False) -> int:
+        """Write what is due into files; call it about once a second.
+
+        Args:
+            now_ns: ns since 1970 UTC.
+            force: write everything that is held.
+
+        Returns:
+            Number of files written.
+
+        Raises:
+            StoreError: no room or no disk; what was not written is held as before, and the next call tries again.
+        """
+        with self._seal_lock:
+            with self._lock:
+                due = self._due(now_ns, force=force)
+            if not due:
+                return 0
+            self._journal.sync()  # the long wait, while others append
+            with self._lock:
+                last = self._journal.rotate()
+                self._held.start(due)
+            try:
+                for pending in due:
+                    self._seal_one(pending, last)
+            finally:
+                with self._lock:
+                    self._held.give_back()
+            self._forget_journal()
+            return len(due)
+
+    def compact(self, now_ns: int) -> int:
+        """Put the small files of one kind and one past hour together; a bounded amount of work.
+
+        Args:
+            now_ns: ns since 1970 UTC.
+
+        Returns:
+            Number of files that became one; 0 when there is nothing to do.
+
+        Raises:
+            StoreError: no room or no disk; the files are as they were.
+        """
+        with self._seal_lock:
+            run = self._small_files(now_ns // (HOUR_MS * 1_000_000))
+            if not run:
+                return 0
+            with self._files.reading():
+                readable = [file for file in run if self._files.check(file)]
+                if len(readable) < len(run):
+                    return 0  # what was put aside breaks the run; the next call looks again
+                first, last = run[0].name, run[-1].name
+                batches = [self._files.load(file) for file in run]
+                merged = self._files.write(batches, first.partition, first.first_segment, last.last_segment)
+                with self._lock:
+                    self._files.commit(merged, [file.name for file in run])
+            return len(run)
+
+    # --- asking --------------------------------------------------------------------------------------------------
+
+    def query(self, plan: Plan) -> Iterator[dict[str, Value]]:
+        """Yield the rows of a statement, each a dict of the names that its projection gives.
+
+        Raises:
+            StoreError: the statement could not be run.
+        """
+        return stored_query.rows(plan, self.query_batches(plan))
+
+    def query_batches(self, plan: Plan) -> Iterator[Batch]:
+        """Yield the result of a statement as batches; those of a group are rows of their own kind.
+
+        Raises:
+            StoreError: the statement could not be run.
+        """
+        with self._files.reading():
+            with self._lock:
+                files = self._files.catalogue.select(plan)
+                pending = [(one, list(one.batches)) for one in self._held.all()]
+            held = [self._gathered(one, batches) for one, batches in pending if stored_query.is_of(plan, one.partition)]
+            yield from stored_query.run(plan, self._connection, self._files, files, held)
+
+    def fetch(self, ids: Sequence[EventId]) -> list[dict[str, Value]]:
+        """Return the events with these ids, as rows, in the order of their ids; an unknown id gives no row."""
+        wanted = sorted(set(ids))
+        if not wanted:
+            return []
+        with self._files.reading():
+            with self._lock:
+                files = self._files.catalogue.with_ids(wanted[0], wanted[-1])
+                held = [batch for pending in self._held.all() for batch in pending.batches]
+            return stored_query.fetch(wanted, self._connection, self._files, files, held)
+
+    @property
+    def rows(self) -> int:
+        """Number of events, held ones included."""
+        with self._lock:
+            return self._files.catalogue.totals()[0] + self._held.rows
+
+    @property
+    def held_rows(self) -> int:
+        """Number of events that are not in a file yet."""
+        with self._lock:
+            return self._held.rows
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk: files and journal."""
+        return self._files.catalogue.totals()[1] + self._journal.bytes
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """The least ``occurred`` time of the sealed events, ns since 1970 UTC, or None where there are none."""
+        return self._files.catalogue.totals()[2]
+
+    @property
+    def damaged(self) -> int:
+        """Number of files put aside since the store was opened."""
+        return self._files.damaged
+
+    @property
+    def journal_cut_bytes(self) -> int:
+        """Bytes cut off the journal when the store was opened."""
+        return self._journal.cut_bytes
+
+    @property
+    def undecodable(self) -> int:
+        """Frames of the journal that hold no batch."""
+        return self._journal.undecodable
+
+    def verify(self) -> int:
+        """Read every file; put those aside, under ``damaged/``, that can not be read, and return how many they are."""
+        with self._files.reading():
+            return sum(not self._files.check(file) for file in self._files.catalogue.all())
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _recover(self, sealed: dict[object, int]) -> None:
+        for segment, batch in self._journal.replay():
+            if segment > sealed.get(partition_of(batch), 0):
+                self._held.add(batch, segment)
+                self.recovered += batch.count
+        self._forget_journal()
+
+    def _due(self, now_ns: int, *, force: bool) -> list[Pending]:
+        due = self._held.due(now_ns, self.config.max_rows, int(self.config.max_age_s * _NS))
+        if force or self._journal.bytes > self.config.max_journal_bytes:
+            return self._held.waiting()
+        return due
+
+    def _seal_one(self, pending: Pending, last_segment: int) -> None:
+        file = self._files.write(pending.batches, pending.partition, pending.first_segment, last_segment)
+        with self._lock:
+            self._files.commit(file)
+            self._held.done(pending)
+
+    def _forget_journal(self) -> None:
+        with self._lock:
+            least = self._held.first_segment(self._journal.segment)
+        try:
+            self._journal.remove_before(least)
+        except OSError as error:
+            raise store_error(error, Path("journal")) from error
+
+    def _gathered(self, pending: Pending, batches: list[Batch]) -> Batch:
+        """Return what is held of a partition as one batch, and hold it so: the next query has less to do."""
+        joined = gather(batches)
+        with self._lock:
+            pending.replace_front(batches, joined)
+        return joined
+
+    def _small_files(self, current_hour: int) -> list[SealedFile]:
+        """Return the first run of small neighbours in one partition of a past hour that is worth a file of its own."""
+        for partition, group in groupby(self._files.catalogue.all(), key=lambda file: file.name.partition):
+            if partition.hour >= current_hour:
+                continue
+            run: list[SealedFile] = []
+            for file in group:
+                fits = sum(one.summary.rows for one in run) + file.summary.rows <= self.config.max_rows
+                if file.summary.rows >= self.config.compact_rows or not fits:
+                    if len(run) > 1:
+                        return run
+                    run = []
+                if file.summary.rows < self.config.compact_rows:
+                    run.append(file)
+            if len(run) > 1:
+                return run
+        return []
+
+
+def _connect(path: Path, config: StoreConfig) -> DuckDBPyConnection:
+    """Return DuckDB in memory, shut off from all files but those of the store, and from the network."""
+    import duckdb  # noqa: PLC0415  # 65 MB that most processes never need
+
+    settings = {
+        "threads": config.threads,
+        "memory_limit": f"{config.memory_bytes // 1_000_000}MB",
+        "temp_directory": str(path / "tmp" / "duckdb"),
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "python_enable_replacements": False,
+    }
+    try:
+        connection = duckdb.connect(config=settings)
+        connection.execute("SET allowed_directories = [$1]", [str(path)])
+        connection.execute("SET parquet_metadata_cache = true")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+    except duckdb.Error as error:
+        raise StoreError(f"duckdb can not be started for {path}: {error}", retryable=False) from error
+    return connection
+
+
+def _copy_options(config: StoreConfig) -> dict[str, str]:
+    return {
+        "PARQUET_VERSION": "V2",
+        "COMPRESSION": "zstd",
+        "COMPRESSION_LEVEL": str(config.compression_level),
+        "ROW_GROUP_SIZE": str(config.row_group_rows),
+    }

@@ -1,0 +1,315 @@
+"""Columns of a batch as a table of DuckDB, and as a Parquet file.
+
+What may live here: how each kind of column is written. How a stored table becomes a batch again is in
+`eddy_mesh.store.restore`. The form of a stored event, which queries rely on:
+
+* A registered field is a column of its own name: text VARCHAR, integers and times the narrowest integer that holds the values
+  (times BIGINT), level UTINYINT, float DOUBLE, bool BOOLEAN, bytes and lists of ids BLOB.
+* An address or an id is two UBIGINT columns, ``<name>#hi`` and ``<name>#lo``; an IPv4 address is mapped (``::ffff:0:0``).
+* Everything else is in one VARCHAR column ``extra``, a JSON object (`eddy_mesh.store.extra`).
+* ``stage``, ``event_class``, ``type`` and ``origin`` are columns, so that one query can read many files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from eddy_mesh.batch import EXTRA, Batch
+from eddy_mesh.cer import Value
+from eddy_mesh.columns import Addresses, Bytes, Column, Constant, Ids, Nulls, Numbers, Packed, Text, Words, address_halves
+from eddy_mesh.fields import FieldType, type_of
+from eddy_mesh.store.extra import encode_extra
+from eddy_mesh.store.gather import EXACT_FLOAT
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+HIGH, LOW = "#hi", "#lo"
+"""Endings of the two columns of an address or id."""
+
+_INT_TYPES = frozenset({FieldType.INT, FieldType.TIME, FieldType.LEVEL})
+_WHOLE = {FieldType.ADDRESS, FieldType.ID, FieldType.IDS}
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(slots=True)
+class Table:
+    """What DuckDB is given for a batch.
+
+    Attributes:
+        count: number of rows.
+        arrays: column name to values, one for each row; a masked array where rows are null.
+        constants: column name to an SQL literal, the same in every row.
+    """
+
+    count: int
+    arrays: dict[str, Array] = field(default_factory=dict)
+    constants: dict[str, str] = field(default_factory=dict)
+
+    def select(self, view: str) -> str:
+        """Return the SELECT that gives the table, its arrays being registered as ``view``."""
+        parts = [quoted(name) for name in self.arrays]
+        parts += [f"{literal} AS {quoted(name)}" for name, literal in self.constants.items()]
+        return f"SELECT {', '.join(parts)} FROM {quoted(view)}"
+
+
+def table_of(batch: Batch) -> Table:
+    """Return the table of a batch made by `eddy_mesh.store.gather.gather`.
+
+    Args:
+        batch: at least one event; its ids and origin are columns.
+    """
+    table = Table(batch.count)
+    untyped: dict[str, Column] = {}
+    seen: set[str] = set()  # names of columns do not differ by case alone
+    for name in ("stage", "event_class", "type"):
+        table.constants[name] = text_literal(str(getattr(batch.kind, name)))
+        seen.add(name)
+    for name, column in batch.columns.items():
+        if isinstance(column, Constant) and column.value is None:
+            continue
+        field_type = FieldType.TEXT if name == "origin" else type_of(name)
+        if name.lower() in seen or not _add(table, name, column, field_type):
+            untyped[name] = column
+        else:
+            seen.add(name.lower())
+    extra = encode_extra(untyped, batch.count)
+    if isinstance(extra, str):
+        table.constants[EXTRA] = text_literal(extra)
+    elif extra is not None:
+        table.arrays[EXTRA] = extra
+    return table
+
+
+def write_parquet(connection: DuckDBPyConnection, table: Table, path: str, options: Mapping[str, str], note: bytes) -> None:
+    """Write a table to a new Parquet file. DuckDB's errors pass through.
+
+    Args:
+        connection: used for this call only.
+        table: what is written, in its order.
+        path: name of the file.
+        options: further options of COPY.
+        note: kept in the footer under the key ``eddy``.
+    """
+    connection.register("sealed", table.arrays)
+    settings = ", ".join(f"{name} {value}" for name, value in options.items())
+    try:
+        select = table.select("sealed")
+        connection.execute(
+            f"COPY ({select}) TO {text_literal(path)} (FORMAT parquet, {settings}, KV_METADATA {{eddy: $1}})",  # noqa: S608
+            [note],
+        )
+    finally:
+        connection.unregister("sealed")
+
+
+# --- columns -----------------------------------------------------------------------------------------------------
+
+
+def _add(table: Table, name: str, column: Column, field_type: FieldType) -> bool:
+    """Add a column; return False where its values do not fit the type of the field."""
+    if isinstance(column, Constant):
+        return _add_constant(table, name, column.value, field_type)
+    nulls = column.nulls
+    if nulls is not None and bool(nulls.all()):
+        return True
+    if isinstance(column, Numbers):
+        values = _numbers(column.values, field_type)
+        if values is not None:
+            table.arrays[name] = _masked(values, nulls)
+        return values is not None
+    if isinstance(column, Words | Text) and field_type is FieldType.TEXT:
+        table.arrays[name] = _words(column) if isinstance(column, Words) else _texts(column)
+        return True
+    if isinstance(column, Bytes) and field_type in {FieldType.BYTES, FieldType.IDS}:
+        table.arrays[name] = _blobs(column)
+        return True
+    if isinstance(column, Ids) and field_type in {FieldType.ID, FieldType.IDS}:
+        return _add_halves(table, name, column.highs(), column.low, nulls)
+    if isinstance(column, Addresses) and field_type is FieldType.ADDRESS:
+        return _add_address(table, name, column)
+    return False
+
+
+def _add_address(table: Table, name: str, column: Addresses) -> bool:
+    if not column.is_v4:
+        return _add_halves(table, name, column.values[:, 0], column.values[:, 1], column.nulls)
+    low = column.values.astype(np.uint64)
+    low += np.uint64(0xFFFF_0000_0000)
+    table.arrays[name + LOW] = _masked(low, column.nulls)
+    if column.nulls is None:
+        table.constants[name + HIGH] = "0::UBIGINT"
+    else:
+        table.arrays[name + HIGH] = _masked(np.zeros(len(low), np.uint64), column.nulls)
+    return True
+
+
+def _add_halves(table: Table, name: str, high: Array, low: Array, nulls: Nulls) -> bool:
+    table.arrays[name + HIGH] = _masked(high.astype(np.uint64, copy=False), nulls)
+    table.arrays[name + LOW] = _masked(low.astype(np.uint64, copy=False), nulls)
+    return True
+
+
+def _numbers(values: Array, field_type: FieldType) -> Array | None:
+    """Return numbers in the form in which they are stored, or None where they do not fit the type."""
+    form = values.dtype.kind
+    if field_type in _INT_TYPES and form in "iu":
+        return values.astype(np.int64, copy=False) if _is_plain_time(values, field_type) else _narrowed(values)
+    if field_type is FieldType.BOOL and form == "b":
+        return values
+    if field_type is not FieldType.FLOAT or form not in "fiu":
+        return None
+    low, high = (0, 0) if form == "f" else _range(values)
+    return values.astype(np.float64, copy=False) if -EXACT_FLOAT <= low and high <= EXACT_FLOAT else None
+
+
+def _is_plain_time(values: Array, field_type: FieldType) -> bool:
+    return field_type is FieldType.TIME and (values.dtype != np.uint64 or _range(values)[1] < 1 << 63)
+
+
+def _narrowed(values: Array) -> Array:
+    low, high = _range(values)
+    if low < 0:
+        return values.astype(np.result_type(np.min_scalar_type(low), np.min_scalar_type(-1 - high)), copy=False)
+    if 1 << 32 <= high < 1 << 63:
+        return values.astype(np.int64, copy=False)  # unsigned beside signed in another file would need 128 bits
+    return values.astype(np.min_scalar_type(high), copy=False)
+
+
+def _range(values: Array) -> tuple[int, int]:
+    return (int(values.min()), int(values.max())) if len(values) else (0, 0)  # type: ignore[attr-defined]
+
+
+def _masked(values: Array, nulls: Nulls) -> Array:
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return native if nulls is None else np.ma.MaskedArray(native, nulls)
+
+
+def _words(column: Words) -> Array:
+    values = np.array([_clean(value) for value in column.values], dtype=object)
+    return _with_none(values[column.codes], column.nulls)
+
+
+def _texts(column: Text) -> Array:
+    data, bounds = _joined(column)
+    if data.isascii():
+        text = data.decode("ascii")
+        return _objects([text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)], column.nulls)
+    view = memoryview(data)
+    return _objects([str(view[a:b], "utf-8", "replace") for a, b in zip(bounds, bounds[1:], strict=False)], column.nulls)
+
+
+def _blobs(column: Bytes) -> Array:
+    data, bounds = _joined(column)
+    return _objects([data[a:b] for a, b in zip(bounds, bounds[1:], strict=False)], column.nulls)
+
+
+def _joined(column: Packed) -> tuple[bytes, list[int]]:
+    bounds = column.offsets.tolist()
+    start = bounds[0]
+    data = bytes(memoryview(column.data)[start : bounds[-1]])
+    return data, bounds if start == 0 else [bound - start for bound in bounds]
+
+
+def _objects(values: list[str] | list[bytes], nulls: Nulls) -> Array:
+    objects = np.empty(len(values), dtype=object)
+    objects[:] = values
+    return _with_none(objects, nulls)
+
+
+def _with_none(objects: Array, nulls: Nulls) -> Array:
+    if nulls is not None:
+        objects[nulls] = None
+    return objects
+
+
+def _clean(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+# --- constants -----------------------------------------------------------------------------------------------------
+
+
+def _add_constant(table: Table, name: str, value: Value, field_type: FieldType) -> bool:
+    if field_type in _WHOLE:
+        return _add_constant_halves(table, name, value, field_type)
+    literal = _literal(value, field_type)
+    if literal is not None:
+        table.constants[name] = literal
+    return literal is not None
+
+
+def _add_constant_halves(table: Table, name: str, value: Value, field_type: FieldType) -> bool:
+    if field_type is FieldType.IDS and isinstance(value, list) and all(isinstance(part, bytes) for part in value):
+        value = b"".join(value)  # type: ignore[arg-type]
+    if field_type is FieldType.ADDRESS:
+        try:
+            high, low = address_halves(value) if isinstance(value, str) else (-1, -1)
+        except ValueError:
+            return False
+        if high < 0:
+            return False
+    elif isinstance(value, bytes) and len(value) == 16:
+        high, low = int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")
+    elif isinstance(value, bytes) and field_type is FieldType.IDS:
+        table.constants[name] = blob_literal(value)
+        return True
+    else:
+        return False
+    table.constants[name + HIGH], table.constants[name + LOW] = f"{high}::UBIGINT", f"{low}::UBIGINT"
+    return True
+
+
+def _literal(value: Value, field_type: FieldType) -> str | None:
+    if field_type is FieldType.TEXT and isinstance(value, str):
+        return text_literal(_clean(value))
+    if field_type is FieldType.BYTES and isinstance(value, bytes):
+        return blob_literal(value)
+    if field_type is FieldType.BOOL and isinstance(value, bool):
+        return str(value).upper()
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        values = _numbers(np.array([value]), field_type)
+    except OverflowError:
+        return None
+    if values is None or values.dtype == object:
+        return None
+    if values.dtype.kind == "f":
+        return f"'{float(values[0])!r}'::DOUBLE"
+    return f"CAST({int(values[0])} AS {_SQL_TYPES[values.dtype.str[1:]]})"
+
+
+_SQL_TYPES = {
+    "i1": "TINYINT",
+    "i2": "SMALLINT",
+    "i4": "INTEGER",
+    "i8": "BIGINT",
+    "u1": "UTINYINT",
+    "u2": "USMALLINT",
+    "u4": "UINTEGER",
+    "u8": "UBIGINT",
+}
+
+
+def quoted(name: str) -> str:
+    """Return a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text_literal(text: str) -> str:
+    """Return a text as an SQL literal; one with control characters by its bytes."""
+    if text.isprintable():
+        return "'" + text.replace("'", "''") + "'"
+    return f"decode({blob_literal(text.encode('utf-8', 'replace'))})"
+
+
+def blob_literal(data: bytes) -> str:
+    """Return bytes as an SQL literal."""
+    return "'" + "".join(f"\\x{byte:02X}" for byte in data) + "'::BLOB"

@@ -1,0 +1,203 @@
+"""Subjects: the only place that builds or parses one. ``subjects.md`` is rendered from `CHANNELS`.
+
+What may live here: the table of channels, token escaping, one builder and, where receivers need it, one parser for
+each channel.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.errors import WireError
+
+DEFAULT_BACKPLANE = "eddy"
+ALL = "all"
+"""In place of a host: every host process of the backplane."""
+
+
+class Channel(NamedTuple):
+    """One row of the table of channels."""
+
+    name: str
+    subject: str
+    payload: str
+    meaning: str
+
+
+CHANNELS = (
+    Channel(
+        "event",
+        "<backplane>.event.<stage>.<class>.<type>.<origin>",
+        "batch",
+        'everything that a producer with ``emit = "always"`` makes; ``<type>`` may have several tokens',
+    ),
+    Channel(
+        "flow",
+        "<backplane>.flow.<subscription>",
+        "batch or JSON rows",
+        "what one subscription asked for, selected and projected at the producers; headers name kind and origin",
+    ),
+    Channel(
+        "query",
+        "<backplane>.query.<agent type>.<agent>.<verb>",
+        "JSON, answers as NDJSON in one or more messages",
+        "ask a store or an agent; ``<agent>`` is ``<host>/<agent>`` escaped as one token, or ``any``",
+    ),
+    Channel(
+        "control",
+        "<backplane>.control.<host>.<agent>.<verb>",
+        "JSON, answered with JSON",
+        "command one agent; agent ``host`` is the host process itself",
+    ),
+    Channel(
+        "control to all",
+        "<backplane>.control.all.<verb>",
+        "JSON, answered with JSON by every host process",
+        "command every host process of the backplane",
+    ),
+    Channel(
+        "emit",
+        "<backplane>.emit.<type>",
+        "lines or JSON, answered with JSON",
+        "put events of a script into the mesh; one host process with an ``emit`` source takes each message",
+    ),
+    Channel(
+        "status",
+        "<backplane>.status.<host>.<agent>",
+        "JSON",
+        "heartbeat: state and conservation counters, every two seconds and at every change of state",
+    ),
+    Channel(
+        "dead letters",
+        "<backplane>.dead.<agent>",
+        "batch",
+        "events that an agent could not take; headers give reason and detail",
+    ),
+    Channel("discovery", "$SRV.PING|INFO|STATS[.<name>[.<id>]]", "JSON", "NATS micro-service convention (ADR-32)"),
+)
+
+_PLAIN = re.compile(r"[a-z0-9_-]+")
+_ESCAPED = re.compile(r"=([0-9a-f]{2})")
+
+
+def escape(text: str) -> str:
+    """Return ``text`` as one lower-case subject token; every byte but a-z, 0-9, ``_`` and ``-`` becomes ``=xx``.
+
+    The empty text becomes ``=``.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    safe = (chr(b) if _PLAIN.match(chr(b)) else f"={b:02x}" for b in text.encode("utf-8", "surrogateescape"))
+    return "".join(safe) or "="
+
+
+def unescape(token: str) -> str:
+    """Return the text that `escape` made a token of."""
+    if "=" not in token:
+        return token
+    if token == "=":  # noqa: S105  # a subject token, not a secret
+        return ""
+    raw = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), token)
+    return raw.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
+
+
+def _type_tokens(type_name: str) -> str:
+    return ".".join(escape(part) for part in type_name.split("."))
+
+
+class Address(NamedTuple):
+    """What an event subject says of its batches."""
+
+    backplane: str
+    stage: Stage
+    event_class: EventClass
+    type: str
+    origin: str
+
+
+def event(address: Address) -> str:
+    """Return the subject on which the batches of that kind and origin are published."""
+    kind = f"{address.stage}.{address.event_class}.{_type_tokens(address.type)}"
+    return f"{escape(address.backplane)}.event.{kind}.{escape(address.origin)}"
+
+
+def parse_event(subject: str) -> Address:
+    """Return what an event subject says.
+
+    Raises:
+        WireError: not an event subject.
+    """
+    tokens = subject.split(".")
+    if len(tokens) < 6 or tokens[1] != "event":
+        raise WireError("subjects", f"{subject!r} is not an event subject")
+    try:
+        stage, event_class = Stage(tokens[2]), EventClass(tokens[3])
+    except ValueError:
+        raise WireError("subjects", f"{subject!r} has no known stage and class") from None
+    type_name = ".".join(map(unescape, tokens[4:-1]))
+    return Address(unescape(tokens[0]), stage, event_class, type_name, unescape(tokens[-1]))
+
+
+def flow(backplane: str, subscription: str) -> str:
+    """Return the subject of one subscribed flow."""
+    return f"{escape(backplane)}.flow.{escape(subscription)}"
+
+
+def query(backplane: str, agent_type: str, agent: str, verb: str) -> str:
+    """Return the subject of a query.
+
+    Args:
+        backplane: name of the mesh.
+        agent_type: ``archive``, ``directory`` ...
+        agent: ``<host>/<agent>``, or ``any`` for whichever answers first.
+        verb: what is asked.
+    """
+    return f"{escape(backplane)}.query.{escape(agent_type)}.{escape(agent)}.{escape(verb)}"
+
+
+def control(backplane: str, host: str, agent: str, verb: str) -> str:
+    """Return the subject of a command to one agent (``host`` for the host process itself)."""
+    return f"{escape(backplane)}.control.{escape(host)}.{escape(agent)}.{escape(verb)}"
+
+
+def control_all(backplane: str, verb: str) -> str:
+    """Return the subject of a command to every host process."""
+    return f"{escape(backplane)}.control.{ALL}.{escape(verb)}"
+
+
+def parse_control(subject: str) -> tuple[str, str, str]:
+    """Return host, agent and verb of a control subject; host is `ALL` and agent ``host`` for a command to all.
+
+    Raises:
+        WireError: not a control subject.
+    """
+    tokens = [unescape(token) for token in subject.split(".")]
+    if len(tokens) == 4 and tokens[1] == "control" and tokens[2] == ALL:
+        return ALL, "host", tokens[3]
+    if len(tokens) == 5 and tokens[1] == "control":
+        return tokens[2], tokens[3], tokens[4]
+    raise WireError("subjects", f"{subject!r} is not a control subject")
+
+
+def emit(backplane: str, type_name: str) -> str:
+    """Return the subject on which scripts put events of a type into the mesh."""
+    return f"{escape(backplane)}.emit.{_type_tokens(type_name)}"
+
+
+def status(backplane: str, host: str, agent: str) -> str:
+    """Return the subject of an agent's heartbeat."""
+    return f"{escape(backplane)}.status.{escape(host)}.{escape(agent)}"
+
+
+def dead(backplane: str, agent: str) -> str:
+    """Return the subject of an agent's dead letters; ``agent`` is ``<host>/<agent>``."""
+    return f"{escape(backplane)}.dead.{escape(agent)}"
+
+
+def channel_table() -> str:
+    """Return the Markdown table of channels that ``subjects.md`` shows."""
+    lines = ["| channel | subject | payload | meaning |", "|---|---|---|---|"]
+    lines += [f"| {c.name} | `{c.subject.replace('|', chr(92) + '|')}` | {c.payload} | {c.meaning} |" for c in CHANNELS]
+    return "\n".join(lines)

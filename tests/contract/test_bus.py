@@ -1,0 +1,626 @@
+"""What every bus must do; the same suite for memory and for a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from eddy_mesh.bus import (
+    BusState,
+    Entry,
+    KeyOperation,
+    Message,
+    NoResponders,
+    OutboundFull,
+    RequestTimeout,
+    RevisionConflict,
+)
+from eddy_mesh.errors import BusError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eddy_mesh.bus import Bus, DurableMessage
+
+
+class Broker(Protocol):
+    """What a test may do to the other end of the bus; see conftest."""
+
+    async def connect(self) -> Bus:
+        """Return a new client."""
+
+    async def go_away(self) -> None:
+        """Take the server away."""
+
+    async def come_back(self) -> None:
+        """Bring the server back, with its streams and buckets."""
+
+
+class Inbox:
+    """A callback that keeps what it gets and can be waited for."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[Message] = asyncio.Queue()
+
+    def __call__(self, message: Message) -> None:
+        """Keep it."""
+        self.messages.put_nowait(message)
+
+    async def next(self) -> Message:
+        """Return the next message."""
+        async with asyncio.timeout(5):
+            return await self.messages.get()
+
+    async def take(self, count: int) -> list[bytes]:
+        """Return the next payloads."""
+        return [(await self.next()).data for _ in range(count)]
+
+
+async def settled(bus: Bus) -> None:
+    """Return when what was published before has reached the callbacks of the same client."""
+    inbox = Inbox()
+    subscription = await bus.subscribe("settled", inbox)
+    await bus.publish("settled", b"")
+    await inbox.next()
+    await subscription.unsubscribe()
+
+
+# ---------------------------------------------------------------------------------------------- messages
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "expected"),
+    [
+        ("a.b", "a.b", True),
+        ("a.b", "a.b.c", False),
+        ("a.*.c", "a.b.c", True),
+        ("a.*", "a.b.c", False),
+        ("a.>", "a.b.c", True),
+        ("a.>", "a", False),
+        (">", "a.b.c", True),
+        ("*.b.>", "a.b.c.d", True),
+    ],
+)
+async def test_wildcards(bus: Bus, pattern: str, subject: str, expected: bool) -> None:
+    """A star stands for one token and a last angle bracket for one or more."""
+    inbox = Inbox()
+    await bus.subscribe(pattern, inbox)
+    await bus.publish(subject, b"x")
+    await settled(bus)
+    found = [inbox.messages.get_nowait().subject for _ in range(inbox.messages.qsize())]
+    assert (subject in found) is expected
+
+
+async def test_message_arrives_whole(bus: Bus) -> None:
+    """Subject, payload, headers and reply arrive as they were published."""
+    inbox = Inbox()
+    await bus.subscribe("eddy.*", inbox)
+    await bus.publish("eddy.one", b"\x00\xff", headers={"Count": "2", "Text": "größe"}, reply="answer.here")
+    assert await inbox.next() == Message("eddy.one", b"\x00\xff", {"Count": "2", "Text": "größe"}, "answer.here")
+
+
+async def test_order_of_one_subscription(bus: Bus) -> None:
+    """Callbacks of one subscription run one after the other in the order of publication, also when they wait."""
+    order: list[bytes] = []
+    running = 0
+
+    async def receive(message: Message) -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        await asyncio.sleep(0)
+        order.append(message.data)
+        running -= 1
+
+    subscription = await bus.subscribe("order", receive)
+    expected = [str(number).encode() for number in range(500)]
+    for data in expected:
+        await bus.publish("order", data)
+    await bus.flush()
+    await subscription.drain()
+    assert order == expected
+
+
+async def test_queue_group_shares(broker: Broker) -> None:
+    """Each message goes to exactly one member of a queue group, and to everybody outside of it."""
+    one, two = await broker.connect(), await broker.connect()
+    inboxes = [Inbox(), Inbox(), Inbox()]
+    await one.subscribe("work", inboxes[0], queue="team")
+    await two.subscribe("work", inboxes[1], queue="team")
+    await two.subscribe("work", inboxes[2])
+    await one.flush()
+    await two.flush()
+    for number in range(100):
+        await one.publish("work", str(number).encode())
+    await inboxes[2].take(100)
+    await settled(one)
+    await settled(two)
+    assert inboxes[0].messages.qsize() + inboxes[1].messages.qsize() == 100
+    assert inboxes[0].messages.qsize() > 0
+    assert inboxes[1].messages.qsize() > 0
+
+
+async def test_large_payload(bus: Bus) -> None:
+    """A batch of 512 KiB passes unchanged, and many of them one after the other."""
+    inbox = Inbox()
+    await bus.subscribe("batch", inbox)
+    batches = [bytes([number]) * 524_288 for number in range(20)]
+    for batch in batches:
+        await bus.publish("batch", batch)
+    assert await inbox.take(20) == batches
+
+
+async def test_too_large_payload_is_refused(bus: Bus) -> None:
+    """A payload over the server's limit is refused where it is published, for good."""
+    with pytest.raises(BusError) as caught:
+        await bus.publish("batch", bytes(bus.max_payload + 1))
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB x 0"])
+async def test_bad_subject_is_refused(bus: Bus, subject: str) -> None:
+    """A subject that would break the wire protocol is refused."""
+    with pytest.raises(BusError, match="invalid subject"):
+        await bus.publish(subject, b"")
+
+
+@pytest.mark.parametrize("pattern", ["", "a..b", "a.>.b", "a*", "a.b>"])
+async def test_bad_wildcard_is_refused(bus: Bus, pattern: str) -> None:
+    """A wildcard that no server takes is refused where it is subscribed."""
+    with pytest.raises(BusError, match="invalid subject"):
+        await bus.subscribe(pattern, Inbox())
+
+
+async def test_failing_callback_is_counted_and_told(bus: Bus) -> None:
+    """A callback that raises does not end its subscription; it is counted and told."""
+    told: list[str] = []
+    bus.on_state(lambda state, text: told.append(f"{state.value}: {text}"))
+    inbox = Inbox()
+
+    def receive(message: Message) -> None:
+        if message.data == b"bad":
+            raise ValueError("bad one")
+        inbox(message)
+
+    await bus.subscribe("cb", receive)
+    await bus.publish("cb", b"bad")
+    await bus.publish("cb", b"good")
+    assert (await inbox.next()).data == b"good"
+    assert bus.stats.errors["receive"] == 1
+    assert "bad one" in told[0]
+
+
+async def test_slow_consumer_counts_every_loss(bus: Bus) -> None:
+    """What a full subscription throws away is counted to the message; the rest arrives in order."""
+    gate = asyncio.Event()
+    order: list[bytes] = []
+
+    async def receive(message: Message) -> None:
+        await gate.wait()
+        order.append(message.data)
+
+    subscription = await bus.subscribe("slow", receive, pending_messages=10)
+    for number in range(100):
+        await bus.publish("slow", str(number).encode())
+    await settled(bus)
+    waiting = subscription.pending
+    gate.set()
+    await subscription.drain()
+    assert 9 <= waiting <= 10  # one may be with the callback
+    assert len(order) + subscription.dropped == 100
+    assert bus.stats.errors["slow_consumer"] == subscription.dropped > 0
+    assert order == sorted(order, key=int)
+
+
+async def test_unsubscribed_gets_nothing(bus: Bus) -> None:
+    """After unsubscribe nothing is delivered, and a second unsubscribe is no error."""
+    inbox = Inbox()
+    subscription = await bus.subscribe("gone", inbox)
+    await subscription.unsubscribe()
+    await subscription.unsubscribe()
+    await bus.publish("gone", b"")
+    await settled(bus)
+    assert inbox.messages.empty()
+
+
+# ---------------------------------------------------------------------------------------------- requests
+
+
+async def answer(bus: Bus, subject: str, data: bytes) -> None:
+    async def receive(message: Message) -> None:
+        await bus.publish(message.reply, data + message.data)
+
+    await bus.subscribe(subject, receive)
+    await bus.flush()
+
+
+async def test_request_is_answered(broker: Broker) -> None:
+    """A request of one client is answered by another."""
+    asking, answering = await broker.connect(), await broker.connect()
+    await answer(answering, "echo", b"re: ")
+    assert (await asking.request("echo", b"hello", timeout_s=5)).data == b"re: hello"
+
+
+async def test_request_without_responders(bus: Bus) -> None:
+    """A request that nobody listens to fails at once, as no responders and not as a time-out."""
+    with pytest.raises(NoResponders):
+        await bus.request("nobody", b"", timeout_s=20)
+
+
+async def test_request_times_out(bus: Bus) -> None:
+    """A request that is taken but not answered fails as a time-out."""
+    await bus.subscribe("silent", Inbox())
+    with pytest.raises(RequestTimeout):
+        await bus.request("silent", b"", timeout_s=0.05)
+
+
+async def test_cancelled_request_leaves_the_bus_usable(bus: Bus) -> None:
+    """A request that is cancelled while it waits leaves nothing behind that disturbs the next one."""
+    inbox = Inbox()
+    await bus.subscribe("held", inbox)
+    await answer(bus, "echo", b"")
+    waiting = asyncio.create_task(bus.request("held", b"", timeout_s=20))
+    late = await inbox.next()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await bus.publish(late.reply, b"too late")
+    assert (await bus.request("echo", b"next", timeout_s=5)).data == b"next"
+
+
+async def test_many_requests_at_once(bus: Bus) -> None:
+    """Answers find their requests when many are under way."""
+    await answer(bus, "echo", b"")
+    answers = await asyncio.gather(*(bus.request("echo", str(n).encode(), timeout_s=5) for n in range(200)))
+    assert [int(found.data) for found in answers] == list(range(200))
+
+
+async def test_gather_collects_everybody(broker: Broker) -> None:
+    """One question collects the answers of everybody who listens."""
+    asking = await broker.connect()
+    for name in (b"a", b"b", b"c"):
+        await answer(await broker.connect(), "who", name)
+    found = await asking.gather("who", b"", timeout_s=5, at_most=3)
+    assert sorted(message.data for message in found) == [b"a", b"b", b"c"]
+
+
+async def test_gather_ends_when_it_is_quiet(bus: Bus) -> None:
+    """Without a known number of answers, gathering ends when none came for a while."""
+    await answer(bus, "who", b"a")
+    found = await bus.gather("who", b"", timeout_s=20, idle_s=0.05)
+    assert [message.data for message in found] == [b"a"]
+
+
+async def test_gather_of_nobody_is_empty(bus: Bus) -> None:
+    """A question that nobody listens to gathers an empty list at once."""
+    assert await bus.gather("nobody", b"", timeout_s=20) == []
+
+
+# ---------------------------------------------------------------------------------------------- key-value
+
+
+async def test_key_value_round_trip(bus: Bus) -> None:
+    """What is put is found, with rising revisions and the time; what is not there is None."""
+    bucket = await bus.key_value("config")
+    first = await bucket.put("host.a", b"1")
+    second = await bucket.put("host.b", b"2")
+    found = await bucket.get("host.a")
+    assert found is not None
+    assert (found.key, found.value, found.revision) == ("host.a", b"1", first)
+    assert found.created_ns > 1_600_000_000_000_000_000
+    assert second > first
+    assert await bucket.get("host.c") is None
+    assert await bucket.keys() == ["host.a", "host.b"]
+
+
+async def test_key_value_is_shared(broker: Broker) -> None:
+    """Two clients that bind to one bucket see the same values."""
+    one, two = await broker.connect(), await broker.connect()
+    await (await one.key_value("config")).put("k", b"v")
+    found = await (await two.key_value("config", history=5)).get("k")
+    assert found is not None
+    assert found.value == b"v"
+
+
+async def test_create_only_when_absent(bus: Bus) -> None:
+    """Create fails on a key that has a value and succeeds after it was deleted."""
+    bucket = await bus.key_value("config")
+    await bucket.create("k", b"1")
+    with pytest.raises(RevisionConflict):
+        await bucket.create("k", b"2")
+    await bucket.delete("k")
+    assert await bucket.get("k") is None
+    assert await bucket.keys() == []
+    await bucket.create("k", b"3")
+
+
+async def test_compare_and_set(bus: Bus) -> None:
+    """Update takes the revision that was read, once; of two writers one wins and the other learns of it."""
+    bucket = await bus.key_value("config")
+    revision = await bucket.put("k", b"0")
+    results = await asyncio.gather(
+        *(bucket.update("k", str(n).encode(), revision) for n in range(5)), return_exceptions=True
+    )
+    assert sum(isinstance(result, int) for result in results) == 1
+    assert sum(isinstance(result, RevisionConflict) for result in results) == 4
+    with pytest.raises(RevisionConflict):
+        await bucket.delete("k", last_revision=revision)
+
+
+async def test_history_keeps_what_was_asked(bus: Bus) -> None:
+    """History gives the last revisions of a key in order, deletes included."""
+    bucket = await bus.key_value("config", history=3)
+    for value in (b"1", b"2", b"3"):
+        await bucket.put("k", value)
+    await bucket.delete("k")
+    history = await bucket.history("k")
+    assert [(entry.value, entry.operation) for entry in history] == [
+        (b"2", KeyOperation.PUT),
+        (b"3", KeyOperation.PUT),
+        (b"", KeyOperation.DELETE),
+    ]
+    assert await bucket.history("other") == []
+    await bucket.purge("k")
+    assert [entry.operation for entry in await bucket.history("k")] == [KeyOperation.PURGE]
+
+
+@pytest.mark.parametrize("key", ["", ".a", "a.", "a b", "a>"])
+async def test_bad_key_is_refused(bus: Bus, key: str) -> None:
+    """A key that the store could not hold is refused."""
+    bucket = await bus.key_value("config")
+    with pytest.raises(BusError):
+        await bucket.put(key, b"")
+    with pytest.raises(BusError):
+        await bucket.get(key)
+
+
+class Seen:
+    """A watch callback that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.entries: asyncio.Queue[Entry | None] = asyncio.Queue()
+
+    def __call__(self, entry: Entry | None) -> None:
+        """Keep it."""
+        self.entries.put_nowait(entry)
+
+    async def take(self, count: int) -> list[tuple[str, bytes] | None]:
+        """Return the next keys and values, None for the marker."""
+        taken = []
+        for _ in range(count):
+            async with asyncio.timeout(10):
+                entry = await self.entries.get()
+            taken.append(None if entry is None else (entry.key, entry.value))
+        return taken
+
+
+async def test_watch_gives_values_marker_updates(broker: Broker) -> None:
+    """A watch gives what is there, the marker once, and then every change in order."""
+    one, two = await broker.connect(), await broker.connect()
+    bucket, other = await one.key_value("config"), await two.key_value("config")
+    await bucket.put("a", b"1")
+    await bucket.put("b", b"2")
+    seen = Seen()
+    watch = await other.watch(seen)
+    assert await seen.take(3) == [("a", b"1"), ("b", b"2"), None]
+    await bucket.put("a", b"3")
+    await bucket.delete("b")
+    assert await seen.take(2) == [("a", b"3"), ("b", b"")]
+    await watch.stop()
+    await watch.stop()
+    await bucket.put("a", b"4")
+    await settled(two)
+    assert seen.entries.empty()
+
+
+async def test_watch_of_an_empty_bucket(bus: Bus) -> None:
+    """A watch on a bucket without values gives the marker first."""
+    bucket = await bus.key_value("config")
+    seen = Seen()
+    await bucket.watch(seen, keys="lease.*")
+    assert await seen.take(1) == [None]
+    await bucket.put("other", b"")
+    await bucket.put("lease.1", b"x")
+    assert await seen.take(1) == [("lease.1", b"x")]
+
+
+# ---------------------------------------------------------------------------------------------- streams
+
+
+async def stored(bus: Bus, count: int) -> None:
+    await bus.ensure_stream("evidence", ["evidence.>"])
+    for number in range(1, count + 1):
+        sequence = await bus.publish_durable(f"evidence.{number % 2}", str(number).encode(), message_id=f"id{number}")
+        assert sequence == number
+
+
+def values(messages: Sequence[DurableMessage]) -> list[int]:
+    return [int(message.data) for message in messages]
+
+
+async def test_durable_fetch_and_ack(broker: Broker) -> None:
+    """Stored messages are fetched in order; acknowledged ones never come again, also not to another client."""
+    one, two = await broker.connect(), await broker.connect()
+    await stored(one, 5)
+    consumer = await one.consume("evidence", "archive")
+    first = await consumer.fetch(3, 5)
+    assert [(int(m.data), m.sequence, m.deliveries) for m in first] == [(1, 1, 1), (2, 2, 1), (3, 3, 1)]
+    for message in first:
+        await message.ack()
+    await one.flush()
+    await consumer.stop()
+    again = await two.consume("evidence", "archive")
+    assert values(await again.fetch(10, 5)) == [4, 5]
+
+
+async def test_fetch_of_nothing_is_empty(bus: Bus) -> None:
+    """A fetch that finds nothing in time returns an empty list."""
+    await stored(bus, 0)
+    consumer = await bus.consume("evidence", "archive")
+    assert list(await consumer.fetch(10, 0.05)) == []
+
+
+async def test_fetch_waits_for_what_comes(broker: Broker) -> None:
+    """A fetch that waits gets what is published meanwhile."""
+    one, two = await broker.connect(), await broker.connect()
+    await stored(one, 0)
+    consumer = await one.consume("evidence", "archive")
+    fetching = asyncio.create_task(consumer.fetch(1, 10))
+    await asyncio.sleep(0)
+    await two.publish_durable("evidence.1", b"7", message_id="")
+    assert values(await fetching) == [7]
+
+
+async def test_redelivery_after_nak_and_not_after_term(bus: Bus) -> None:
+    """A refused message comes again with its count, a terminated one does not."""
+    await stored(bus, 2)
+    consumer = await bus.consume("evidence", "archive")
+    first, second = await consumer.fetch(2, 5)
+    await first.nak()
+    await second.term()
+    (again,) = await consumer.fetch(2, 5)
+    assert (int(again.data), again.deliveries) == (1, 2)
+    await again.ack()
+    assert list(await consumer.fetch(2, 0.05)) == []
+
+
+async def test_redelivery_without_acknowledgement(bus: Bus) -> None:
+    """A message that is never acknowledged comes again after the acknowledgement wait."""
+    await stored(bus, 1)
+    consumer = await bus.consume("evidence", "archive", ack_wait_s=0.1)
+    assert values(await consumer.fetch(1, 5)) == [1]
+    (again,) = await consumer.fetch(1, 5)
+    assert (again.sequence, again.deliveries) == (1, 2)
+
+
+async def test_repeated_message_id_is_stored_once(bus: Bus) -> None:
+    """A message published again under its id gets the number of the first, and comes once."""
+    await stored(bus, 1)
+    assert await bus.publish_durable("evidence.1", b"1", message_id="id1") == 1
+    assert await bus.publish_durable("evidence.1", b"2", message_id="id2", headers={"Codec": "x"}) == 2
+    consumer = await bus.consume("evidence", "archive")
+    found = await consumer.fetch(10, 5)
+    assert values(found) == [1, 2]
+    assert found[1].headers["Codec"] == "x"
+
+
+async def test_filter_and_start(bus: Bus) -> None:
+    """A consumer gives only its subjects, from where it was told to begin."""
+    await stored(bus, 6)
+    consumer = await bus.consume("evidence", "odd", filter_subject="evidence.1", start_sequence=2)
+    assert values(await consumer.fetch(10, 5)) == [3, 5]
+
+
+async def test_publish_durable_without_stream(bus: Bus) -> None:
+    """A durable publish that no stream takes fails as no responders: nothing is thought to be safe that is not."""
+    with pytest.raises(NoResponders):
+        await bus.publish_durable("nowhere", b"", message_id="1")
+
+
+async def test_full_stream_refuses(bus: Bus) -> None:
+    """A stream told to refuse says so when it is full, and keeps what it has."""
+    await bus.ensure_stream("small", ["small"], max_bytes=4096, refuse_when_full=True)
+    stores = (bus.publish_durable("small", bytes(1000), message_id=str(number)) for number in range(10))
+    results = await asyncio.gather(*stores, return_exceptions=True)
+    refused = [result for result in results if isinstance(result, BusError)]
+    assert 0 < len(refused) < 10
+    consumer = await bus.consume("small", "all")
+    assert (await consumer.fetch(1, 5))[0].sequence == 1
+
+
+async def test_ensure_stream_changes_it(bus: Bus) -> None:
+    """A stream that is there is brought to the new configuration and keeps its messages."""
+    await stored(bus, 2)
+    await bus.ensure_stream("evidence", ["evidence.>", "more"], max_age_s=3600)
+    assert await bus.publish_durable("more", b"3", message_id="m") == 3
+
+
+async def test_plain_publish_is_stored_too(bus: Bus) -> None:
+    """A stream stores what is published on its subjects without acknowledgement as well."""
+    await stored(bus, 0)
+    await bus.publish("evidence.1", b"9")
+    await bus.flush()
+    consumer = await bus.consume("evidence", "archive")
+    assert values(await consumer.fetch(1, 5)) == [9]
+
+
+# ---------------------------------------------------------------------------------------------- server away
+
+
+async def test_server_away_and_back(broker: Broker) -> None:
+    """A server that goes away and comes back: clients say so, and subscriptions, watches and consumers live again."""
+    one, two = await broker.connect(), await broker.connect()
+    states: list[BusState] = []
+    one.on_state(lambda state, _text: states.append(state))
+    inbox, seen = Inbox(), Seen()
+    await one.subscribe("flow", inbox)
+    bucket = await one.key_value("config")
+    await bucket.put("k", b"1")
+    await bucket.watch(seen)
+    assert await seen.take(2) == [("k", b"1"), None]
+    await stored(one, 1)
+    consumer = await one.consume("evidence", "archive")
+    await one.flush()
+
+    await broker.go_away()
+    assert not one.connected
+    with pytest.raises(BusError) as caught:
+        await one.flush(0.05)
+    assert caught.value.retryable
+    await broker.come_back()
+
+    await one.flush()  # raises when it is not connected
+    await two.publish("flow", b"alive")
+    assert (await inbox.next()).data == b"alive"
+    assert values(await consumer.fetch(1, 5)) == [1]
+    await (await two.key_value("config")).put("k", b"2")
+    assert await seen.take(1) == [("k", b"2")]
+    assert states == [BusState.DISCONNECTED, BusState.CONNECTED]
+    assert one.stats.reconnects == 1
+
+
+async def test_buffer_while_away_is_bounded_and_kept(broker: Broker) -> None:
+    """What is published while the server is away is sent when it is back; over the limit it is refused, not lost."""
+    bus = await broker.connect()
+    await stored(bus, 0)
+    await broker.go_away()
+    publishes = (bus.publish("evidence.1", bytes(500_000)) for _ in range(50))
+    results = await asyncio.gather(*publishes, return_exceptions=True)
+    refused = [result for result in results if isinstance(result, OutboundFull)]
+    taken = len(results) - len(refused)
+    assert 10 < taken < 50
+    assert all(error.retryable for error in refused)
+    await broker.come_back()
+    await bus.flush()
+    consumer = await bus.consume("evidence", "archive")
+    sequences: list[int] = []
+    while len(sequences) < taken:
+        sequences += [message.sequence for message in await consumer.fetch(100, 5)]
+    assert sequences == list(range(1, taken + 1))
+
+
+async def test_drain_handles_what_waits(bus: Bus) -> None:
+    """Drain runs the callbacks of everything that has arrived, then closes."""
+    order: list[bytes] = []
+
+    async def receive(message: Message) -> None:
+        await asyncio.sleep(0)
+        order.append(message.data)
+
+    await bus.subscribe("last", receive)
+    for number in range(50):
+        await bus.publish("last", str(number).encode())
+    await bus.drain()
+    assert len(order) == 50
+    assert not bus.connected
+
+
+async def test_closed_bus_says_so(bus: Bus) -> None:
+    """A closed bus refuses work with an error that will not go away, and closes twice without one."""
+    await bus.close()
+    await bus.close()
+    for doing in (bus.publish("a", b""), bus.subscribe("a", Inbox()), bus.flush()):
+        with pytest.raises(BusError):
+            await doing

@@ -1,0 +1,93 @@
+"""Subjects, lifecycle, ledgers and the field registry."""
+
+from __future__ import annotations
+
+import pytest
+
+from eddy_mesh import subjects
+from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.commands import Command, State, after, command_of
+from eddy_mesh.conservation import Ledger
+from eddy_mesh.errors import UsageError, WireError
+from eddy_mesh.fields import FieldType, field, level_number, nearest, registry, type_of
+
+
+@pytest.mark.parametrize("text", ["", "web-1", "Web.Example.ORG", "a b>c*", "é", "=", "\udcff", "x=41"])
+def test_escape_is_reversible_and_gives_one_token(text: str) -> None:
+    """Any text becomes one lower-case token and comes back."""
+    token = subjects.escape(text)
+    assert not set(token) & set(" .*>ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert token
+    assert subjects.unescape(token) == text
+
+
+def test_event_subjects_are_read_as_they_were_built() -> None:
+    """A type of several tokens and an origin with dots survive."""
+    address = subjects.Address("eddy", Stage.COOKED, EventClass.NETWORK, "netflow.v9", "Edge.1")
+    assert subjects.event(address) == "eddy.event.cooked.network.netflow.v9.=45dge=2e1"
+    assert subjects.parse_event(subjects.event(address)) == address
+
+
+@pytest.mark.parametrize(
+    "subject", ["", "eddy", "eddy.event.raw.network.x", "eddy.event.odd.network.x.h", "a.flow.b.c.d.e"]
+)
+def test_a_subject_that_is_none_is_a_wire_error(subject: str) -> None:
+    """Subjects come from outside."""
+    with pytest.raises(WireError):
+        subjects.parse_event(subject)
+
+
+def test_control_subjects_name_host_agent_and_verb() -> None:
+    """To one agent, and to all."""
+    assert subjects.parse_control(subjects.control("eddy", "h.1", "cook-netflow", "pause")) == (
+        "h.1",
+        "cook-netflow",
+        "pause",
+    )
+    assert subjects.parse_control(subjects.control_all("eddy", "stats")) == ("all", "host", "stats")
+
+
+def test_commands_change_states_as_the_table_says() -> None:
+    """Pause and resume go there and back; asking changes nothing; nonsense is refused with what is possible."""
+    assert after(State.RUNNING, Command.PAUSE) is State.PAUSED
+    assert after(State.PAUSED, Command.RESUME) is State.RUNNING
+    assert after(State.FAILED, Command.STATS) is State.FAILED
+    with pytest.raises(UsageError, match="possible are"):
+        after(State.STOPPED, Command.PAUSE)
+    with pytest.raises(UsageError, match="use one of"):
+        command_of("explode")
+
+
+def test_a_ledger_balances_only_when_every_event_is_counted() -> None:
+    """In = out + filtered + dropped + failed + queued."""
+    ledger = Ledger("a > b", offered=10, out=4, filtered=3, failed=1, queued=1)
+    assert ledger.difference == 1
+    assert not ledger.balanced
+    ledger.drop("overload", 1)
+    assert ledger.balanced
+    assert ledger.dropped == {"overload": 1}
+
+
+def test_every_registered_field_has_type_and_meaning() -> None:
+    """The registry is complete and its names are dotted words."""
+    for name, known in registry().items():
+        assert known.meaning, name
+        assert name.strip() == name
+        assert " " not in name
+
+
+def test_fields_of_open_namespaces_are_known_and_typed_by_value() -> None:
+    """tags.* and json.* are fields of any type; nothing else is made up."""
+    assert field("json.a.b").type is FieldType.ANY  # type: ignore[union-attr]
+    assert field("source.prot") is None
+    assert nearest("source.prot") == "source.port"
+    assert nearest("ip") in {"source.ip", "destination.ip", "observer.ip"}
+    assert type_of("source.ip") is FieldType.ADDRESS
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("warning", 4), ("WARN", 4), ("err", 3), ("7", 7), ("8", None), ("loud", None)]
+)
+def test_levels_are_known_by_name_and_number(text: str, number: int | None) -> None:
+    """RFC 5424 names, their usual short forms, and digits."""
+    assert level_number(text) == number
