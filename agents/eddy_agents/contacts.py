@@ -5,6 +5,7 @@ What may live here: `Contacts`, how it is read from a batch, and exact row-wise 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -32,6 +33,7 @@ FIELDS: Final = (
     "occurred",
     "observed",
     "event.start",
+    "event.end",
     "source.ip",
     "source.port",
     "destination.ip",
@@ -48,6 +50,8 @@ INPUT: Final = f"SELECT {', '.join(FIELDS)} {_FROM}"
 """Statement for the events that `contacts_of` understands."""
 
 _LIMIT: Final = 2**62
+_MAX_PACKETS: Final = 2**32
+"""More packets of one flow are not believed, so that sums of them can not overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Contacts:
         flags: TCP control bits; `ABSENT` also where an exporter of flows writes 0 for not known.
         packets: 1 or more.
         time_ns: when it began, by the source's clock, never later than now.
+        duration_ns: how long it went on; 0 where the event does not say.
         ids: upper and lower half of the event's id.
     """
 
@@ -76,13 +81,14 @@ class Contacts:
     flags: Integers
     packets: Integers
     time_ns: Integers
+    duration_ns: Integers
     ids: Rows
 
     def __len__(self) -> int:
         return len(self.time_ns)
 
-    def where(self, mask: Mask) -> Contacts:
-        """Return those for which ``mask`` is True."""
+    def where(self, mask: Mask | Index) -> Contacts:
+        """Return those for which a mask is True, or those that an index names, in its order."""
         return Contacts(*(getattr(self, field.name)[mask] for field in fields(self)))
 
     def forward(self) -> Rows:
@@ -112,6 +118,7 @@ def contacts_of(batch: Batch, now_ns: int) -> Contacts:
     flags = integers(batch, "netflow.tcpControlBits")
     if batch.kind.type != "packet":
         flags = np.where(flags == 0, ABSENT, flags)
+    times = times_of(batch, now_ns)
     ids = batch.ids()
     every = Contacts(
         source,
@@ -120,11 +127,25 @@ def contacts_of(batch: Batch, now_ns: int) -> Contacts:
         np.clip(integers(batch, "destination.port"), 0, 0xFFFF),
         protocol,
         flags,
-        np.maximum(integers(batch, "network.packets"), 1),
-        times_of(batch, now_ns),
+        np.clip(integers(batch, "network.packets"), 1, _MAX_PACKETS),
+        times,
+        np.maximum(integers(batch, "event.end") - times, 0),
         np.column_stack((ids.highs(), ids.low)),
     )
     return every.where(has_source & has_destination & ~sampled & (protocol >= 0))
+
+
+def joined(parts: Sequence[Contacts]) -> Contacts:
+    """Return the contacts of all parts, in order; at least one part."""
+    if len(parts) == 1:
+        return parts[0]
+    return Contacts(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Contacts)))
+
+
+def nothing() -> Contacts:
+    """Return no contacts."""
+    rows, numbers = np.zeros((0, 2), np.uint64), np.zeros(0, np.int64)
+    return Contacts(rows, rows, *(numbers,) * 7, rows)
 
 
 def times_of(batch: Batch, now_ns: int) -> Integers:

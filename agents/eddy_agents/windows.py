@@ -172,6 +172,14 @@ def peak(times_ns: npt.NDArray[np.int64], weights: npt.NDArray[np.int64], window
     return result
 
 
+def span_text(span_ns: int) -> str:
+    """Return a length of time for a sentence: ``3.7 ms``, ``2.5 s``, ``12.0 min``."""
+    for unit_ns, unit in ((60 * 10**9, "min"), (10**9, "s")):
+        if span_ns >= unit_ns:
+            return f"{span_ns / unit_ns:.1f} {unit}"
+    return f"{span_ns / 10**6:.1f} ms"
+
+
 def eviction_notice(detector: str, evicted: int) -> Draft:
     """Return the event that says that a detector had to forget states to stay within its limits."""
     text = f"{detector} forgot {evicted} keys to stay within its limits; raise max_keys or narrow its input"

@@ -100,7 +100,8 @@ def bind(listen: str, binding: Binding, outlet: Outlet) -> socket.socket:
     Args:
         listen: see `endpoint`.
         binding: transport and what to do about a taken port.
-        outlet: gets the notice ``port_taken`` or ``port_denied`` with ``port`` and ``using``.
+        outlet: gets the notice ``port_taken``, ``port_denied``, or ``port_chosen`` where port 0 was asked for, with
+            ``port`` and ``using``.
 
     Raises:
         ConfigError: the text is not an endpoint, or the address is not one of this host.
@@ -108,7 +109,7 @@ def bind(listen: str, binding: Binding, outlet: Outlet) -> socket.socket:
     """
     wanted = endpoint(listen)
     try:
-        return _bound(wanted, binding)
+        found = _bound(wanted, binding)
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             raise ConfigError([f"listen: {wanted.host} is not an address of this host: see `ip address`"]) from error
@@ -116,11 +117,13 @@ def bind(listen: str, binding: Binding, outlet: Outlet) -> socket.socket:
             raise
         if binding.port_taken is PortTaken.FAIL:
             raise OSError(error.errno, _refusal(wanted, binding, error.errno)) from error
-        refused = error.errno
-    found = _next_bound(wanted, binding)
-    event = "port_taken" if refused == errno.EADDRINUSE else "port_denied"
+        found = _next_bound(wanted, binding)
+        event = "port_taken" if error.errno == errno.EADDRINUSE else "port_denied"
+    else:
+        event = "port_chosen"
     using = found.getsockname()[1]
-    outlet.notice(event, transport=binding.transport, port=wanted.port, using=using)
+    if using != wanted.port:
+        outlet.notice(event, transport=binding.transport, port=wanted.port, using=using)
     return found
 
 
@@ -341,20 +344,26 @@ class StreamListener:
             sockets: bound, listening stream sockets; closed at the end.
             tls: context where connections are encrypted.
         """
+        is_stopping = False
         async with asyncio.TaskGroup() as group:
 
             def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                if is_stopping:
+                    writer.transport.abort()
+                    return
                 if self._open >= self._limits.max_connections:
                     self._refuse(writer)
                     return
                 self._open += 1
                 _keep_alive(writer)
-                group.create_task(self._attend(reader, writer))
+                task = group.create_task(self._attend(reader, writer))
+                task.add_done_callback(lambda _: self._ended(writer))
 
             servers = [await self._start(bound, accept, tls) for bound in sockets]
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
+                is_stopping = True
                 for server in servers:
                     server.close()
 
@@ -376,13 +385,16 @@ class StreamListener:
         self._is_full = True
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with suppress(ConnectionError, ssl.SSLError, TimeoutError):
-                await self._connected(reader, writer)
-        finally:
-            self._open -= 1
-            self._is_full = self._is_full and self._open >= self._limits.max_connections
-            writer.close()
-            with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(_CLOSE_WAIT_S):
-                    await writer.wait_closed()
+        with suppress(OSError):  # what befalls one connection is no matter of the others
+            await self._connected(reader, writer)
+        writer.close()
+        with suppress(OSError):
+            async with asyncio.timeout(_CLOSE_WAIT_S):
+                await writer.wait_closed()
+
+    def _ended(self, writer: asyncio.StreamWriter) -> None:
+        """Close what is still open; a task that was cancelled before its first step has closed nothing."""
+        self._open -= 1
+        self._is_full = False
+        if not writer.is_closing():
+            writer.transport.abort()

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from eddy_agents.transformers.sflow import EXAMPLES, Config, Cooking, Sequences
+from eddy_agents.transformers.sflow import EXAMPLES, Config, Cooking
 from eddy_agents.wire.sflow import Datagram, decode
 from eddy_agents.wire.sflow_counters import counter_fields
+from eddy_agents.wire.sflow_sequence import Sequences
 from eddy_mesh.agent import Draft, Result
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
@@ -17,6 +18,7 @@ from eddy_mesh.errors import WireError
 from eddy_mesh.rows import batch_of, flat_rows
 
 RAW = Kind(Stage.RAW, EventClass.NETWORK, "sflow")
+SECOND = 1_000_000_000
 V4_ENDS = bytes([10, 0, 0, 1, 10, 0, 0, 2])
 UDP_PACKET = struct.pack(">BBHHHBBH", 0x45, 0, 28, 1, 0, 64, 17, 0) + V4_ENDS + struct.pack(">HHHH", 53, 5353, 8, 0)
 
@@ -61,7 +63,9 @@ def rows_of(result: Result) -> list[dict[str, Value]]:
 
 def cooked(payloads: Sequence[bytes], cooking: Cooking | None = None) -> Result:
     """What cooking datagrams gives."""
-    rows: list[dict[str, Value]] = [{"event.original": payload, "occurred": 5 + row} for row, payload in enumerate(payloads)]
+    rows: list[dict[str, Value]] = [
+        {"event.original": payload, "occurred": 5 + row} for row, payload in enumerate(payloads)
+    ]
     return (cooking or Cooking(Config())).on_batch(batch_of(RAW, "h", Producer(1, 1), 0, 1000, rows), 0)
 
 
@@ -240,41 +244,57 @@ def test_versions_and_cuts_are_refused() -> None:
 
 
 def test_gaps_become_events() -> None:
-    """Datagrams that did not come are an event; each sub-agent counts for itself, and order is forgiven."""
+    """Datagrams that did not come are an event with the one that showed it as parent; each sub-agent counts alone."""
     cooking = Cooking(Config())
     numbers = [(1, 2), (2, 2), (90, 3), (6, 2), (4, 2), (91, 3), (7, 2)]
     payloads = [datagram(sequence=sequence, sub_agent=sub_agent) for sequence, sub_agent in numbers]
-    (row,) = rows_of(cooked(payloads, cooking))
-    expected = {
+    assert rows_of(cooked(payloads, cooking)) == []
+    assert rows_of(cooking.on_tick(SECOND)) == []
+    rows = rows_of(cooking.on_tick(6 * SECOND))
+    expected: dict[str, Value] = {
         "type": "sflow.gap",
         "event_class": "derived",
         "observer.ip": "192.0.2.1",
         "sflow.sub_agent": 2,
         "sflow.sequence": 6,
-        "sflow.expected_sequence": 3,
-        "sflow.lost": 3,
+        "sflow.lost": 1,
         "occurred": 8,
     }
-    assert expected.items() <= row.items()
-    assert cooking.on_tick(0).outputs == ()
+    assert [expected.items() <= row.items() for row in rows] == [True, True]
+    assert [row["sflow.expected_sequence"] for row in rows] == [3, 5]
+    assert rows[0]["parents"] == rows[1]["parents"]
+    assert rows_of(cooking.on_tick(60 * SECOND)) == []
 
 
-def lost(numbers: Sequence[tuple[int, int]], config: Config | None = None) -> list[int]:
+def test_gaps_wait_for_a_number_of_datagrams() -> None:
+    """When the clock stands still, as with a file, a gap is told after enough further datagrams."""
+    cooking = Cooking(Config(late_datagrams=2))
+    rows = rows_of(cooked([datagram(sequence=sequence) for sequence in (1, 5, 6, 7)], cooking))
+    assert [(row["sflow.expected_sequence"], row["sflow.lost"]) for row in rows] == [(2, 3)]
+
+
+def lost(numbers: Sequence[tuple[int, int]]) -> list[int]:
     """How many datagrams are missing before each, given number and uptime."""
-    sequences = Sequences(config or Config())
-    return [sequences.take(Datagram("192.0.2.1", 0, number, uptime_ms, [], [], []))[1] for number, uptime_ms in numbers]
+    sequences = Sequences(4, 8)
+    gaps = [sequences.take(Datagram("a", 0, number, uptime_ms, [], [], []), 0) for number, uptime_ms in numbers]
+    return [0 if gap is None else gap.lost for gap in gaps]
 
 
 def test_restarts_are_no_gaps() -> None:
     """An agent that begins anew is known by its uptime or by a number far behind; a wrap of the number is neither."""
     assert lost([(5, 900_000), (1, 10), (2, 20), (4, 30)]) == [0, 0, 0, 1]
-    assert lost([(500_000, 50), (3, 60), (4, 70)]) == [0, 0, 0]
+    assert lost([(500_000, 50), (3, 60), (4, 70), (6, 80)]) == [0, 0, 0, 1]
     assert lost([(2**32 - 1, 50), (0, 60), (2, 70)]) == [0, 0, 1]
+    assert lost([(5, 50), (5, 50), (4, 40), (6, 60)]) == [0, 0, 0, 0]
 
 
-def test_agents_are_bounded() -> None:
-    """Beyond the limit the agent that was silent for longest is forgotten, and begins anew."""
-    sequences = Sequences(Config(max_agents=2))
-    heard = [("a", 1), ("b", 1), ("a", 2), ("c", 1), ("a", 4), ("b", 9)]
-    taken = [sequences.take(Datagram(agent, 0, number, 0, [], [], [])) for agent, number in heard]
-    assert [count for _, count in taken] == [0, 0, 0, 0, 1, 0]
+def test_agents_and_gaps_are_bounded() -> None:
+    """Beyond the limits the agent silent for longest is forgotten and the oldest gap is told; no gap is lost."""
+    sequences = Sequences(2, 1000)
+    for number in range(0, 80, 2):
+        sequences.take(Datagram("a", 0, number, 0, [], [], []), 0)
+    assert len(sequences.due(-1)) == 39 - 16
+    for agent in ("b", "c"):
+        sequences.take(Datagram(agent, 0, 1, 0, [], [], []), 0)
+    assert len(sequences.due(-1)) == 16
+    assert sequences.take(Datagram("a", 0, 500, 0, [], [], []), 0) is None

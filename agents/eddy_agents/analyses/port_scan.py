@@ -25,7 +25,7 @@ import numpy as np
 
 from eddy_agents import contacts
 from eddy_agents.contacts import ABSENT, ACK, RST, SYN, TCP, UDP, Contacts, Mask, Rows
-from eddy_agents.windows import EventClock, Marks, Table, eviction_notice
+from eddy_agents.windows import EventClock, Marks, Table, eviction_notice, span_text
 from eddy_mesh.agent import Draft, Example, Result, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
@@ -41,6 +41,10 @@ _TRACEROUTE: Final = (33_434, 33_534)
 """Ports that traceroute counts up through, one for each probe."""
 _MARKS_MAX: Final = 250_000
 """Marks after which those of forgotten probes are taken away: a quarter of the places at most."""
+_REPEATS: Final = 3
+"""Probes of one port of one target that belong to a scan; scanners repeat, but more than that is something else."""
+_REPEAT_NS: Final = 5 * _S
+"""How long after the last new port or target a repeated probe still belongs to a scan."""
 _SHOWN: Final = 10
 """Ports or targets named in the sentence."""
 
@@ -97,6 +101,7 @@ class _Scan:
     tried: dict[tuple[int, int], _Tried] = field(default_factory=dict)
     held: int = 0
     beyond: int = 0  # probes of ports or targets for which there was no room any more
+    new_ns: int = 0  # last time at which a port or target was new
     last_ns: int = 0
     found_ns: int = 0  # begin of the scan, once it is one
     quiet_ns: int = 0  # how long without a probe ends it
@@ -104,18 +109,22 @@ class _Scan:
     def probe(self, target: tuple[int, int], times_ns: tuple[int, int], ids: bytes, room: int) -> None:
         """Take in probes of one port or target, by first and last time; of their ids as many as there is room for."""
         first_ns, last_ns = times_ns
-        count, left = len(ids) // 16, max(room - self.held, 0)
-        self.last_ns = max(self.last_ns, last_ns)
         tried = self.tried.get(target)
+        if tried is not None and self.found_ns and first_ns > self.new_ns + _REPEAT_NS:
+            return
+        self.last_ns = max(self.last_ns, last_ns)
+        left = max(room - self.held, 0)
         if tried is None:
+            self.new_ns = max(self.new_ns, first_ns)
             if not left:
-                self.beyond += count
+                self.beyond += len(ids) // 16
                 return
             tried = self.tried[target] = _Tried(first_ns, last_ns)
         tried.first_ns, tried.last_ns = min(tried.first_ns, first_ns), max(tried.last_ns, last_ns)
-        tried.count += count
-        tried.ids += ids[: 16 * left]
-        self.held += min(count, left)
+        counted = min(len(ids) // 16, _REPEATS - tried.count)
+        tried.count += counted
+        tried.ids += ids[: 16 * min(counted, left)]
+        self.held += min(counted, left)
 
     def forget(self, target: tuple[int, int]) -> None:
         """Take back the probes of one port or target."""
@@ -292,18 +301,18 @@ def _row(scan: _Scan, event_type: str) -> dict[str, Value]:
     source = address_text(source_high, source_low)
     start_ns = min(tried.first_ns for tried in scan.tried.values())
     name = contacts.transport(protocol)
-    seconds = (scan.last_ns - start_ns) / _S
+    span = span_text(scan.last_ns - start_ns)
     many = f"{len(scan.tried)} {'ports' if form is Form.VERTICAL else 'hosts'}"
     if form is Form.VERTICAL:
         target = address_text(rest[0], rest[1])
         where: dict[str, Value] = {"destination.ip": target}
         shown = ", ".join(str(port) for port, _ in sorted(scan.tried)[:_SHOWN])
-        sentence = f"{source} tried {many} of {target} over {name} in {seconds:.1f} s"
+        sentence = f"{source} tried {many} of {target} over {name} in {span}"
     else:
         target = str(rest[0])
         where = {"destination.port": rest[0]}
         shown = ", ".join(address_text(high, low) for high, low in sorted(scan.tried)[:_SHOWN])
-        sentence = f"{source} tried {name} port {target} of {many} in {seconds:.1f} s"
+        sentence = f"{source} tried {name} port {target} of {many} in {span}"
     more = ", ..." if len(scan.tried) > _SHOWN else ""
     return where | {
         "occurred": scan.last_ns,

@@ -17,7 +17,7 @@ from eddy_mesh.agent import Draft
 from eddy_mesh.batch import Kind
 from eddy_mesh.bus import Message
 from eddy_mesh.cer import EventClass, Stage
-from eddy_mesh.columns import Bytes, Constant, pack
+from eddy_mesh.columns import Bytes, Column, Constant, pack
 
 if TYPE_CHECKING:
     from eddy_mesh.actor.cell import Cell
@@ -90,7 +90,7 @@ def draft(type_name: str, lines: list[bytes]) -> Draft:
     kind = LINE_KINDS.get(type_name, OUTPUT)
     media_type = "application/json" if kind is OUTPUT else "text/plain"
     count = len(lines)
-    columns = {"event.original": Bytes(*pack(lines)), "raw.media_type": Constant(media_type, count)}
+    columns: dict[str, Column] = {"event.original": Bytes(*pack(lines)), "raw.media_type": Constant(media_type, count)}
     if kind is OUTPUT and type_name != "json":
         columns["labels.type"] = Constant(type_name, count)
     return Draft(kind, count, columns)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from glob import iglob
 from pathlib import Path
@@ -43,7 +44,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the file source."""
 
-    include: list[str] = [
+    include: tuple[str, ...] = (
         "/var/log/**/*.log",
         "/var/log/syslog",
         "/var/log/messages",
@@ -51,10 +52,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         "/var/log/maillog",
         "/var/log/cron",
         "/var/log/debug",
-    ]
+    )
     """Glob patterns of files to follow; ``**`` stands for any folders."""
 
-    exclude: list[str] = ["*.gz", "*.xz", "*.bz2", "*.zst", "*.journal", "*/journal/*"]
+    exclude: tuple[str, ...] = ("*.gz", "*.xz", "*.bz2", "*.zst", "*.journal", "*/journal/*")
     """Glob patterns of files to leave alone. Files that hold no text are left alone anyway."""
 
     start: Start = Start.END
@@ -357,7 +358,7 @@ class _Follower:
     def _write(self, places: list[Place]) -> None:
         fresh = self._checkpoint_path.with_suffix(".new")
         with fresh.open("wb") as file:
-            file.write(tail.encode(Checkpoint(include=self._config.include, places=places)))
+            file.write(tail.encode(Checkpoint(include=self._config.include, places=tuple(places))))
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._checkpoint_path)
@@ -375,7 +376,7 @@ class _Follower:
             self._tails.clear()
 
 
-def _find(include: list[str], exclude: list[str], places: dict[FileKey, Place]) -> list[tuple[str, str]]:
+def _find(include: Sequence[str], exclude: Sequence[str], places: dict[FileKey, Place]) -> list[tuple[str, str]]:
     """Return the files that the patterns name, and before them those of ``places`` that have been renamed since.
 
     Each is its path, and the path where it was seen last if that is another.

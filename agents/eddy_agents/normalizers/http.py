@@ -51,7 +51,7 @@ _CHUNK_LINE_BYTES = 256
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the http source."""
 
-    listen: list[str] = ["127.0.0.1:8088"]
+    listen: tuple[str, ...] = ("127.0.0.1:8088",)
     """Endpoints: ADDRESS:PORT, [IPv6]:PORT, or *:PORT for every address of both families."""
 
     path: str = "/events"
@@ -72,7 +72,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     port_taken: PortTaken = PortTaken.WARN
     """``warn``: use another port when one is taken, and say so; ``fail``: stop."""
 
-    fallback_ports: list[Annotated[int, msgspec.Meta(ge=1, le=65535)]] = []
+    fallback_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65535)], ...] = ()
     """Ports to try when one is taken, before the next free one."""
 
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1)] = 8 * 1024 * 1024
@@ -226,7 +226,7 @@ def _refusal(error: HttpError) -> bytes:
 
 
 async def _close_gently(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Let the client read its answer: closing while it still sends would reset the connection (RFC 9112 section 9.6)."""
+    """Let the client read its answer: a close while it still sends is a reset (RFC 9112 section 9.6)."""
     with suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(_RETRY_AFTER_S):
             await writer.drain()

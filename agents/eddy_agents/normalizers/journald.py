@@ -44,7 +44,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     command: str = "journalctl"
     """Name or path of journalctl."""
 
-    arguments: list[str] = []
+    arguments: tuple[str, ...] = ()
     """Further arguments for journalctl: ``--system``, ``--unit=sshd``, ``--directory=/var/log/journal`` ..."""
 
     start: Annotated[str, msgspec.Meta(pattern="^(end|beginning)$")] = "end"

@@ -47,7 +47,7 @@ _READ_BYTES = 256 * 1024
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the json_lines source."""
 
-    listen: list[str] = []
+    listen: tuple[str, ...] = ()
     """TCP endpoints: ADDRESS:PORT, [IPv6]:PORT, or *:PORT for every address of both families."""
 
     path: str = ""
@@ -56,7 +56,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     port_taken: PortTaken = PortTaken.WARN
     """``warn``: use another port when one is taken, and say so; ``fail``: stop."""
 
-    fallback_ports: list[Annotated[int, msgspec.Meta(ge=1, le=65535)]] = []
+    fallback_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65535)], ...] = ()
     """Ports to try when one is taken, before the next free one."""
 
     max_connections: Annotated[int, msgspec.Meta(ge=1)] = 1000

@@ -26,13 +26,13 @@ MEDIA_TYPE = "application/x-netflow"
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the netflow source."""
 
-    listen: list[str] = ["*:2055", "*:4739"]
+    listen: tuple[str, ...] = ("*:2055", "*:4739")
     """Where to listen: ADDRESS:PORT, [IPv6]:PORT, or *:PORT for every address of both families."""
 
     port_taken: PortTaken = PortTaken.WARN
     """``warn``: use another port when one is taken, and say so; ``fail``: stop."""
 
-    fallback_ports: list[Annotated[int, msgspec.Meta(ge=1, le=65535)]] = []
+    fallback_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65535)], ...] = ()
     """Ports to try when one is taken, before the next free one."""
 
     reuse_port: bool = False

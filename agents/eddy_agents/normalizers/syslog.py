@@ -49,13 +49,13 @@ _UNIX_MODE = 0o666  # as /dev/log: every program of the host may log
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the syslog source."""
 
-    listen_udp: list[str] = ["*:5514"]
+    listen_udp: tuple[str, ...] = ("*:5514",)
     """UDP endpoints: ADDRESS:PORT, [IPv6]:PORT, or *:PORT for every address of both families."""
 
-    listen_tcp: list[str] = ["*:5514"]
+    listen_tcp: tuple[str, ...] = ("*:5514",)
     """TCP endpoints, written as for UDP."""
 
-    listen_tls: list[str] = []
+    listen_tls: tuple[str, ...] = ()
     """TLS endpoints (usual port 6514); they need ``tls_certificate_file``."""
 
     unix_datagram: str = ""
@@ -76,7 +76,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     port_taken: PortTaken = PortTaken.WARN
     """``warn``: use another port when one is taken, and say so; ``fail``: stop."""
 
-    fallback_ports: list[Annotated[int, msgspec.Meta(ge=1, le=65535)]] = []
+    fallback_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65535)], ...] = ()
     """Ports to try when one is taken, before the next free one."""
 
     reuse_port: bool = False

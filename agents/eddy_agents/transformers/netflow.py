@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from eddy_agents.wire.netflow_collector import Collector, Group, Harvest, Lapse, Raw
 from eddy_agents.wire.netflow_datagram import IPFIX, V5, V9, Header
-from eddy_agents.wire.netflow_exporter import Limits, Stream
+from eddy_agents.wire.netflow_exporter import Count, Limits, Seconds, Stream
 from eddy_agents.wire.netflow_flows import (
     Times,
     columns_of_records,
@@ -36,7 +36,7 @@ from eddy_mesh.agent import Draft, Example, Refusal, Result, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columnize import column_of
-from eddy_mesh.columns import Addresses, Bytes, Column, Constant, Numbers, Packed, address_halves, address_text, pack
+from eddy_mesh.columns import Addresses, Bytes, Column, Constant, Numbers, Text, address_halves, address_text, pack
 from eddy_mesh.concatenate import concatenate
 from eddy_mesh.fields import FieldType, type_of
 
@@ -56,29 +56,29 @@ _LOWER_HALF: Final = 0xFFFF_FFFF_FFFF_FFFF
 class Config(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much the cooking remembers, and for how long."""
 
-    max_exporters: int = 4096
+    max_exporters: Count = 4096
     """Most exporters and domains that are remembered; beyond it the one heard of longest ago is forgotten."""
-    max_templates: int = 1024
+    max_templates: Count = 1024
     """Most templates of one exporter and domain; further ones are refused as ``template_limit``."""
-    max_template_fields: int = 500_000
+    max_template_fields: Count = 500_000
     """Most template fields of all exporters together; templates beyond it are refused as ``template_limit``."""
-    template_lifetime_s: float = 86_400.0
+    template_lifetime_s: Seconds = 86_400.0
     """A template that did not come again for so long is forgotten."""
-    max_pending_bytes: int = 16 * 1024 * 1024
+    max_pending_bytes: Count = 16 * 1024 * 1024
     """Most octets of data sets that wait for a template; what has no room is refused as ``template_unknown``."""
-    max_pending_sets: int = 32_768
+    max_pending_sets: Count = 32_768
     """Most data sets that wait for a template."""
-    max_pending_bytes_per_exporter: int = 2 * 1024 * 1024
+    max_pending_bytes_per_exporter: Count = 2 * 1024 * 1024
     """As ``max_pending_bytes``, of one exporter."""
-    max_pending_sets_per_exporter: int = 4096
+    max_pending_sets_per_exporter: Count = 4096
     """As ``max_pending_sets``, of one exporter."""
-    pending_lifetime_s: float = 3600.0
+    pending_lifetime_s: Seconds = 3600.0
     """Data whose template did not come for so long is given up, and that is told as an event."""
-    reorder_datagrams: int = 8
+    reorder_datagrams: Count = 8
     """How many datagrams, or one second, a late one may be late before what is missing counts as lost."""
     port_tells_exporters: bool = False
     """Whether exporters behind one address are told apart by `source.port` (several processes, or NAT)."""
-    sampling_notice_s: float = 600.0
+    sampling_notice_s: Seconds = 600.0
     """After an options template announced a sampling rate: how long to wait for it before that is told as an event."""
 
 
@@ -123,7 +123,7 @@ def _payloads(column: Column) -> Bytes | None:
         return column
     if isinstance(column, Constant) and isinstance(column.value, bytes):
         return Bytes(*pack([column.value] * column.count))
-    if isinstance(column, Packed):
+    if isinstance(column, Text):
         return Bytes(column.offsets, column.data, column.nulls)
     return None
 
@@ -149,13 +149,14 @@ class _Sets:
     """The data sets of one group, by column: one entry a set."""
 
     def __init__(self, group: Group) -> None:
-        chunks, counts, headers, streams, templates, samplings, rows = zip(*group.taken, strict=True)
+        chunks, counts, headers, streams, templates, samplings, started, rows = zip(*group.taken, strict=True)
         self.chunks: tuple[Chunk, ...] = chunks
         self.counts = np.array(counts, np.intp)
         self.headers: tuple[Header, ...] = headers
         self.streams: tuple[Stream, ...] = streams
         self.templates: tuple[int, ...] = templates
         self.samplings: tuple[int, ...] = samplings
+        self.started_ns = np.array(started, np.int64)
         self.rows = np.array(rows, np.intp)
 
     def spread(self, values: Sequence[int], dtype: npt.DTypeLike) -> Column:
@@ -188,8 +189,7 @@ def _times(version: int, sets: _Sets) -> Times:
     """The clocks of the exporters, spread to one entry a record."""
     export_ns = np.repeat(np.array([header.export_ns for header in sets.headers], np.int64), sets.counts)
     if version == IPFIX:
-        started_ns = np.array([stream.started_ns for stream in sets.streams], np.int64)
-        return Times(export_ns, None, np.repeat(started_ns, sets.counts))
+        return Times(export_ns, None, np.repeat(sets.started_ns, sets.counts))
     uptime_ms = np.array([header.uptime_ms for header in sets.headers], np.uint32)
     return Times(export_ns, np.repeat(uptime_ms, sets.counts), None)
 

@@ -14,7 +14,7 @@ Source: sFlow version 5, July 2004.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -23,11 +23,14 @@ from eddy_agents.wire.packet import Integers, decode
 from eddy_agents.wire.packet_columns import number_column, packet_columns, word_column
 from eddy_agents.wire.sflow import Datagram, FlowSample
 from eddy_agents.wire.sflow import decode as decode_datagram
+from eddy_agents.wire.sflow_sequence import Gap, Sequences
 from eddy_mesh.agent import Draft, Example, Refusal, Result
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columns import Column, Constant, Index, Numbers, pack
+from eddy_mesh.concatenate import concatenate
 from eddy_mesh.errors import WireError
+from eddy_mesh.fields import type_of
 from eddy_mesh.rows import column_for, columns_of
 
 INPUT: tuple[str, ...] = ("sflow",)
@@ -38,7 +41,6 @@ UNKNOWN: Final = Kind(Stage.COOKED, EventClass.NETWORK, "sflow.unknown")
 GAP: Final = Kind(Stage.COOKED, EventClass.DERIVED, "sflow.gap")
 
 _ENVELOPE: Final = ("occurred", "observed", "host", "host_address", "normalizer", "normalizer_address")
-_SEQUENCES: Final = 2**32
 _NO_INTERFACE: Final = (0, 0x3FFF_FFFF)
 """Interface numbers that name none: unknown, and the agent itself. Source: sFlow version 5 section 5.3, interface."""
 
@@ -51,56 +53,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_agents: int = 4096
     """Most agents (address and sub-agent) whose sequence is followed; the one silent for longest is forgotten."""
 
-    late_datagrams: int = 1000
-    """A datagram at most this many numbers behind is late; one further behind says that the agent began anew."""
+    late_datagrams: int = 32
+    """A gap is told after this many further datagrams of its agent; what comes late until then is not missing."""
 
-    restart_ms: int = 60_000
-    """An uptime that falls by more than this many ms says that the agent began anew."""
-
-
-class _Place(NamedTuple):
-    expected: int
-    uptime_ms: int
-
-
-class Sequences:
-    """Follows the numbers of datagrams; holds one small record for each agent, ``max_agents`` at most."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._places: dict[tuple[str, int], _Place] = {}  # the one heard last at the end
-
-    def take(self, datagram: Datagram) -> tuple[int, int]:
-        """Take the number of a datagram; returns the number that was expected and how many are missing before it."""
-        key = (datagram.agent, datagram.sub_agent)
-        place = self._places.pop(key, None)
-        following = _Place((datagram.sequence + 1) % _SEQUENCES, datagram.uptime_ms)
-        if place is None:
-            if len(self._places) >= self._config.max_agents:
-                del self._places[next(iter(self._places))]
-            self._places[key] = following
-            return datagram.sequence, 0
-        has_restarted = datagram.uptime_ms + self._config.restart_ms < place.uptime_ms
-        behind = (place.expected - datagram.sequence) % _SEQUENCES
-        is_late = not has_restarted and 0 < behind <= self._config.late_datagrams
-        self._places[key] = place if is_late else following
-        if has_restarted or 0 < behind <= _SEQUENCES // 2:
-            return place.expected, 0
-        return place.expected, (datagram.sequence - place.expected) % _SEQUENCES
+    late_s: float = 5.0
+    """A gap is told after this many seconds at the latest."""
 
 
 class Cooking:
     """Names the fields of samples, and notices datagrams that did not come."""
 
     def __init__(self, config: Config) -> None:
-        self._sequences = Sequences(config)
+        self._sequences = Sequences(config.max_agents, config.late_datagrams)
+        self._late_ns = int(config.late_s * 1_000_000_000)
 
-    def on_batch(self, batch: Batch, now_ns: int) -> Result:  # noqa: ARG002  # reads no clock
-        """Return the samples of every datagram that can be read."""
+    def on_batch(self, batch: Batch, now_ns: int) -> Result:
+        """Return the samples of every datagram that can be read, and the gaps that are sure by now."""
         payloads = batch.column("event.original")
         cut: list[tuple[int, WireError]] = []
         datagrams: list[tuple[int, Datagram]] = []
-        gaps: list[tuple[int, Row]] = []
         for row in range(batch.count):
             payload = payloads.at(row)
             try:
@@ -109,17 +80,19 @@ class Cooking:
                 cut.append((row, error))
                 continue
             datagrams.append((row, datagram))
-            expected, lost = self._sequences.take(datagram)
-            if lost:
-                gaps.append((row, _of_datagram(datagram) | {"sflow.expected_sequence": expected, "sflow.lost": lost}))
+            gap = self._sequences.take(datagram, now_ns)
+            if gap is not None:
+                gap.origin = _carried(batch, np.array([row], np.intp))
         drafts = [_flow_draft(batch, datagrams)]
-        drafts += [_row_draft(kind, batch, rows) for kind, rows in _row_events(datagrams, gaps)]
+        drafts += [_row_draft(kind, batch, rows) for kind, rows in _row_events(datagrams)]
+        drafts.append(_gap_draft(self._sequences.due(now_ns - self._late_ns)))
         refusals = (Refusal([row for row, _ in cut], "malformed", str(cut[0][1])),) if cut else ()
         return Result([draft for draft in drafts if draft is not None], refusals)
 
-    def on_tick(self, now_ns: int) -> Result:  # noqa: ARG002  # the same
-        """Do nothing: an agent that is silent can not be told from one that has nothing to say."""
-        return Result()
+    def on_tick(self, now_ns: int) -> Result:
+        """Return the gaps that were held back long enough."""
+        draft = _gap_draft(self._sequences.due(now_ns - self._late_ns))
+        return Result(() if draft is None else (draft,))
 
 
 # --- samples as rows ---------------------------------------------------------------------------------------------
@@ -133,9 +106,7 @@ def _of_datagram(datagram: Datagram) -> Row:
     }
 
 
-def _row_events(
-    datagrams: Sequence[tuple[int, Datagram]], gaps: list[tuple[int, Row]]
-) -> list[tuple[Kind, list[tuple[int, Row]]]]:
+def _row_events(datagrams: Sequence[tuple[int, Datagram]]) -> list[tuple[Kind, list[tuple[int, Row]]]]:
     """Return the events that are made row by row: they are few beside the flows."""
     counters: list[tuple[int, Row]] = []
     unknown: list[tuple[int, Row]] = []
@@ -149,7 +120,7 @@ def _row_events(
             }
             counters.append((row, shared | source | sample.fields))
         unknown += [(row, shared | fields) for fields in datagram.others]
-    return [(COUNTER, counters), (UNKNOWN, unknown), (GAP, gaps)]
+    return [(COUNTER, counters), (UNKNOWN, unknown)]
 
 
 def _row_draft(kind: Kind, batch: Batch, events: Sequence[tuple[int, Row]]) -> Draft | None:
@@ -163,6 +134,25 @@ def _carried(batch: Batch, index: Index) -> dict[str, Column]:
     """Return what a cooked event has from its raw one: envelope, tags, and the raw event as parent."""
     names = [name for name in batch.columns if name in _ENVELOPE or name.startswith("tags.")]
     return {name: batch.columns[name].take(index) for name in names} | {"parents": batch.ids().take(index)}
+
+
+def _gap_draft(gaps: Sequence[Gap]) -> Draft | None:
+    if not gaps:
+        return None
+    rows: list[Row] = [
+        {
+            "observer.ip": gap.agent,
+            "sflow.sub_agent": gap.sub_agent,
+            "sflow.sequence": gap.sequence,
+            "sflow.expected_sequence": gap.expected,
+            "sflow.lost": gap.lost,
+        }
+        for gap in gaps
+    ]
+    columns = columns_of(rows)
+    for name in {name: None for gap in gaps for name in gap.origin}:
+        columns[name] = concatenate([gap.origin.get(name, Constant(None, 1)) for gap in gaps], type_of(name))
+    return Draft(GAP, len(gaps), columns)
 
 
 # --- flows as columns --------------------------------------------------------------------------------------------

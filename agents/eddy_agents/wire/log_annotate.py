@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.wire.log_columns import ALL, Codes, FieldSet, address_or_none
+from eddy_agents.wire.log_columns import ALL, Codes, FieldSet, address_or_none, groups_of
 from eddy_agents.wire.log_patterns import GROUPS, Pattern, patterns_of
 from eddy_mesh.cer import Value
 
@@ -40,7 +40,7 @@ class _Table(NamedTuple):
 
 
 def _compile(pattern: Pattern) -> _Compiled:
-    # The marker is the line end: it is not empty exactly where the pattern matched. Every match takes one line.
+    # The marker is the line end: it takes part exactly where the pattern fits. Every match takes one line.
     whole = f"(?:{pattern.text}(\n)|.*\n)"
     expression = re.compile(whole.encode())
     names = sorted(expression.groupindex, key=lambda name: expression.groupindex[name])
@@ -83,7 +83,9 @@ def annotate(fields: FieldSet, programs: Codes, messages: Sequence[bytes]) -> No
     for patterns, codes in wanted.items():
         rows = np.flatnonzero(np.isin(programs.codes, codes))
         if len(rows):
-            _annotate(fields, rows, [messages[row] for row in rows.tolist()], _table(patterns))
+            whole = len(rows) == len(messages)
+            texts = list(messages) if whole else [messages[row] for row in rows.tolist()]
+            _annotate(fields, rows, texts, _table(patterns))
 
 
 def _annotate(fields: FieldSet, rows: npt.NDArray[np.intp], texts: list[bytes], table: _Table) -> None:
@@ -95,7 +97,7 @@ def _annotate(fields: FieldSet, rows: npt.NDArray[np.intp], texts: list[bytes], 
         return
     keys: defaultdict[bytes, int] = defaultdict()
     keys.default_factory = keys.__len__
-    codes = np.fromiter((keys[text[:_KEY_BYTES]] for text in texts), np.int32, len(texts))
+    codes = np.fromiter(map(keys.__getitem__, [text[:_KEY_BYTES] for text in texts]), np.int32, len(texts))
     for key, patterns in table.by_key.items():
         if key not in keys:
             continue
@@ -128,17 +130,18 @@ def _apply(
     joined = b"\n".join(texts) + b"\n"
     if joined.count(b"\n") != len(texts):
         joined = b"".join([text.partition(b"\n")[0] + b"\n" for text in texts])
-    found = pattern.expression.findall(joined)
-    columns: list[Sequence[bytes]] = list(zip(*found, strict=True)) if pattern.groups else [found]
-    missed = [row for row, marker in enumerate(columns[-1]) if not marker]
-    if len(missed) == len(texts):
-        return rows, texts
+    columns = groups_of(pattern.expression, joined)
+    marker = columns.pop()
+    missed: list[int] = []
     matched = rows
-    if missed:
-        kept = [row for row, marker in enumerate(columns[-1]) if marker]
+    if None in marker:
+        missed = [row for row, held in enumerate(marker) if held is None]
+        kept = [row for row, held in enumerate(marker) if held is not None]
+        if not kept:
+            return rows, texts
         matched, columns = rows[kept], [[column[row] for row in kept] for column in columns]
-    for name, values in zip(pattern.groups, columns, strict=False):
-        fields.put(name, matched, [value.lower() for value in values] if name in _LOWER_CASE else values)
+    for name, values in zip(pattern.groups, columns, strict=True):
+        fields.put(name, matched, [value and value.lower() for value in values] if name in _LOWER_CASE else values)
     for name, value in pattern.constants:
         fields.put_same(name, matched, value)
     return rows[missed], [texts[row] for row in missed]

@@ -6,6 +6,7 @@ columns that hold them. A field that few rows have goes to the column of maps.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -31,6 +32,19 @@ MAX_DIGITS = 18
 _NUMERIC = frozenset({FieldType.INT, FieldType.LEVEL})
 
 
+def groups_of(expression: re.Pattern[bytes], text: bytes) -> list[list[bytes | None]]:
+    """Return for each group of ``expression`` its text in each line; None where it took no part.
+
+    Args:
+        expression: takes exactly one line with its end, whether it fits or not.
+        text: lines, each with its end.
+    """
+    # split() puts the groups of all matches, and what lies between, into one list: no object for each match.
+    parts = expression.split(text)
+    width = expression.groups + 1
+    return [parts[group::width] for group in range(1, width)]
+
+
 class Codes:
     """Values of one field, dictionary-coded: ``codes[row]`` is the number of a text in ``index``, or -1."""
 
@@ -38,25 +52,36 @@ class Codes:
 
     def __init__(self, count: int) -> None:
         self.codes = np.full(count, -1, np.int32)
-        self.index: defaultdict[bytes, int] = defaultdict()
+        self.index: defaultdict[bytes | None, int] = defaultdict()
         self.index.default_factory = self.index.__len__
 
-    def put(self, rows: Rows, values: Sequence[bytes]) -> None:
-        """Set the values of some rows; b"" says that the row does not have the field."""
+    def put(self, rows: Rows, values: Sequence[bytes | None]) -> None:
+        """Set the values of some rows; None or b"" says that the row does not have the field."""
         self.codes[rows] = np.fromiter(map(self.index.__getitem__, values), np.int32, len(values))
 
     def put_same(self, rows: Rows, value: bytes) -> None:
         """Set one value in some rows."""
         self.codes[rows] = self.index[value]
 
+    def copy(self) -> Codes:
+        """Return the same values, independent of these."""
+        twin = Codes(0)
+        twin.codes = self.codes.copy()
+        twin.index.update(self.index)
+        return twin
+
     def missing(self) -> npt.NDArray[np.bool_]:
         """Return True for each row that does not have the field."""
-        empty = self.index.get(b"")
-        return self.codes < 0 if empty is None else (self.codes < 0) | (self.codes == empty)
+        missing = self.codes < 0
+        for absent in (None, b""):
+            code = self.index.get(absent)
+            if code is not None:
+                missing |= self.codes == code
+        return missing
 
     def texts(self) -> list[bytes]:
-        """Return the different texts; a code is an offset into them."""
-        return list(self.index)
+        """Return the different texts, b"" for none; a code is an offset into them."""
+        return [text or b"" for text in self.index]
 
 
 class FieldSet:
@@ -78,8 +103,8 @@ class FieldSet:
         """Return whether something was put into a field."""
         return name in self._fields
 
-    def put(self, name: str, rows: Rows, values: Sequence[bytes]) -> None:
-        """Set a field of some rows: UTF-8 text, decimal digits or an address; b"" where a row does not have it."""
+    def put(self, name: str, rows: Rows, values: Sequence[bytes | None]) -> None:
+        """Set a field of some rows: UTF-8 text, decimal digits or an address; None or b"" for none."""
         self.codes(name).put(rows, values)
 
     def put_same(self, name: str, rows: Rows, value: bytes) -> None:
@@ -90,6 +115,11 @@ class FieldSet:
         """Add fields of one row that go to the column of maps as they are."""
         self._sparse.setdefault(row, {}).update(values)
 
+    def copy(self, source: str, target: str) -> None:
+        """Set ``target``, to which nothing was put yet, to ``source`` in every row."""
+        if source in self._fields:
+            self._fields[target] = self._fields[source].copy()
+
     def derive(self, source: str, target: str, function: Callable[[bytes], bytes]) -> None:
         """Set ``target`` in each row to ``function`` of the value of ``source``, called once for each different value.
 
@@ -98,12 +128,15 @@ class FieldSet:
             target: field to set.
             function: gives b"" for a value that says nothing about ``target``.
         """
-        if source not in self._fields:
-            return
-        held, result = self._fields[source], self.codes(target)
-        values = [function(text) if text else b"" for text in held.texts()]
+        if source in self._fields:
+            self.put_derived(target, self._fields[source], function)
+
+    def put_derived(self, target: str, source: Codes, function: Callable[[bytes], bytes]) -> None:
+        """Do what `derive` does with values that are no field themselves."""
+        result = self.codes(target)
+        values = [function(text) if text else b"" for text in source.texts()]
         table = np.array([result.index[value] if value else -1 for value in values] + [-1], np.int32)
-        mapped = table[held.codes]
+        mapped = table[source.codes]
         np.copyto(result.codes, mapped, where=mapped >= 0)
 
     def columns(self) -> dict[str, Column]:
@@ -169,13 +202,25 @@ def _text_column(codes: Codes, missing: npt.NDArray[np.bool_] | None) -> Column:
         texts.append(b"")  # what code -1 picks
         return Text(*pack([texts[code] for code in codes.codes.tolist()]), missing)
     width = np.min_scalar_type(len(texts) - 1)
-    return Words(used.astype(width), tuple(text.decode("utf-8", "replace") for text in texts), missing)
+    return Words(used.astype(width), _decoded(texts), missing)
+
+
+def _decoded(texts: list[bytes]) -> tuple[str, ...]:
+    together = tuple(b"\n".join(texts).decode("utf-8", "replace").split("\n"))
+    if len(together) == len(texts):
+        return together
+    return tuple(text.decode("utf-8", "replace") for text in texts)  # one of them holds a line end
 
 
 def _number_column(codes: Codes, missing: npt.NDArray[np.bool_] | None) -> Column | None:
-    numbers = [_number(text) for text in codes.texts()]
-    unfit = np.array([number is None for number in numbers], np.bool_)
-    table = np.array([number or 0 for number in numbers], np.uint64)
+    texts = codes.texts()
+    if b"".join(texts).isdigit() and max(map(len, texts)) <= MAX_DIGITS:
+        unfit = np.zeros(len(texts), np.bool_)
+        table = np.array([int(text or b"0") for text in texts], np.uint64)
+    else:
+        numbers = [_number(text) for text in texts]
+        unfit = np.array([number is None for number in numbers], np.bool_)
+        table = np.array([number or 0 for number in numbers], np.uint64)
     values, nulls = _spread(codes, missing, table, unfit)
     if nulls is not None and nulls.all():
         return None

@@ -12,20 +12,21 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from enum import IntFlag
+from itertools import compress
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.wire.log_columns import FieldSet
-from eddy_agents.wire.syslog import BOM, structured_data
+from eddy_agents.wire.log_columns import Codes, FieldSet, groups_of
+from eddy_agents.wire.syslog import BOM, MAX_PRIORITY, structured_data
 from eddy_agents.wire.syslog_time import MONTHS, UNREADABLE, Clock
 from eddy_mesh.cer import Value
 from eddy_mesh.fields import level_number
 from eddy_mesh.rows import SPARSE_SHARE
 
-Groups: TypeAlias = Sequence[Sequence[bytes]]
-"""For each group of an expression its text in each line."""
+Groups: TypeAlias = Sequence[Sequence[bytes | None]]
+"""For each group of an expression its text in each line; None where it took no part."""
 
 
 class Repair(IntFlag):
@@ -43,18 +44,20 @@ class Chunk:
 
     Attributes:
         lines: UTF-8 text of each line without its end.
+        text: all lines, each with its end, where no line holds one; else b"".
         observed: when each was taken in, ns since 1970 UTC.
         fields: coded fields.
-        messages: text of each message; the line until something better is known.
+        messages: text of each message; None where it is the whole line.
         occurred: ns since 1970 UTC, or `UNREADABLE`.
         repairs: `Repair` flags of each line.
     """
 
-    def __init__(self, lines: list[bytes], observed: npt.NDArray[np.int64]) -> None:
+    def __init__(self, lines: list[bytes], text: bytes, observed: npt.NDArray[np.int64]) -> None:
         self.lines = lines
+        self.text = text
         self.observed = observed
         self.fields = FieldSet(len(lines))
-        self.messages = list(lines)
+        self.messages: list[bytes | None] = [None] * len(lines)
         self.occurred = np.full(len(lines), UNREADABLE, np.int64)
         self.repairs = np.zeros(len(lines), np.uint8)
 
@@ -62,7 +65,7 @@ class Chunk:
         """State that something was supplied in some rows."""
         self.repairs[rows] |= np.uint8(what)
 
-    def put_messages(self, rows: npt.NDArray[np.intp], messages: Sequence[bytes]) -> None:
+    def put_messages(self, rows: npt.NDArray[np.intp], messages: Sequence[bytes | None]) -> None:
         """Set the messages of some rows."""
         if len(rows) == len(self.messages):
             self.messages = list(messages)
@@ -70,13 +73,19 @@ class Chunk:
         for row, message in zip(rows.tolist(), messages, strict=True):
             self.messages[row] = message
 
+    def whole_messages(self) -> list[bytes]:
+        """Return the message of each line."""
+        if None not in self.messages:
+            return self.messages  # type: ignore[return-value]  # just checked
+        return [line if held is None else held for line, held in zip(self.lines, self.messages, strict=True)]
+
 
 class LineFormat(NamedTuple):
     """One form.
 
     Attributes:
         expression: takes one line with its end.
-        marker: offset of a group that is not empty where the line fits.
+        marker: offset of a group that takes part exactly where the line fits.
         fill: puts the groups of fitting lines into the chunk.
     """
 
@@ -94,18 +103,18 @@ class LineFormat(NamedTuple):
         """
         if not len(rows):
             return rows
-        whole = len(rows) == len(chunk.lines)
-        lines = chunk.lines if whole else [chunk.lines[row] for row in rows.tolist()]
-        groups: Groups = list(zip(*self.expression.findall(b"\n".join(lines) + b"\n"), strict=True))
-        if b"" not in groups[self.marker]:
+        text = chunk.text
+        if not text or len(rows) < len(chunk.lines):
+            text = b"\n".join([chunk.lines[row] for row in rows.tolist()]) + b"\n"
+        groups = groups_of(self.expression, text)
+        marker = groups[self.marker]
+        if None not in marker:
             self.fill(chunk, rows, groups, clock)
             return rows[:0]
-        fits = np.fromiter(map(bool, groups[self.marker]), np.bool_, len(rows))
-        kept = np.flatnonzero(fits)
-        if len(kept):
-            picked = kept.tolist()
-            self.fill(chunk, rows[kept], [[group[row] for row in picked] for group in groups], clock)
-        return rows[~fits]
+        fits = [held is not None for held in marker]
+        if any(fits):
+            self.fill(chunk, rows[fits], [list(compress(group, fits)) for group in groups], clock)
+        return rows[np.logical_not(fits)]
 
 
 def _one_line(form: str) -> re.Pattern[bytes]:
@@ -114,8 +123,8 @@ def _one_line(form: str) -> re.Pattern[bytes]:
 
 # --- syslog --------------------------------------------------------------------------------------------------------
 
-_PRI = r"(?:<(\d{1,2}|1[0-8]\d|19[01])>)"
-_TAG = r"([^ \n\[]++)(?<!:) ([^ :\[\n]++)(?:\[(\d{1,18})\])?:(?: (.*)|(?=\n))"
+_PRI = r"(?:<(\d{1,3})>)"
+_TAG = r"([^ \n\[]+)(?<!:) ([^ :\[\n]+)(?:\[(\d{1,18})\])?:(?: |(?=\n))(.*)"
 _SECOND = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?"
 
 
@@ -127,27 +136,52 @@ def _tag(chunk: Chunk, rows: npt.NDArray[np.intp], groups: Groups) -> None:
     chunk.put_messages(rows, message)
 
 
-def _priority(chunk: Chunk, rows: npt.NDArray[np.intp], values: Sequence[bytes]) -> None:
-    if any(values):
-        chunk.fields.put("log.syslog.priority", rows, values)
+def _priority(chunk: Chunk, rows: npt.NDArray[np.intp], values: Sequence[bytes | None]) -> None:
+    different = set(values)
+    if different == {None}:
+        return
+    if any(value is not None and int(value) > MAX_PRIORITY for value in different):
+        values = [None if value is None or int(value) > MAX_PRIORITY else value for value in values]
+    chunk.fields.put("log.syslog.priority", rows, values)
 
 
 def _bsd(chunk: Chunk, rows: npt.NDArray[np.intp], groups: Groups, clock: Clock) -> None:
-    _priority(chunk, rows, groups[0])
-    chunk.occurred[rows] = clock.bsd(groups[1], int(chunk.observed[rows[0]]))
+    # Priority and time, and host and tag, are coded together: pairs repeat nearly as often as their parts.
+    fields, before, names = chunk.fields, Codes(len(chunk.lines)), Codes(len(chunk.lines))
+    before.put(rows, groups[0])
+    names.put(rows, groups[1])
+    if any(text.startswith(b"<") for text in before.texts()):
+        fields.put_derived("log.syslog.priority", before, _priority_of)
+    times = clock.bsd([text.rpartition(b">")[2] for text in before.texts()], int(chunk.observed[rows[0]]))
+    chunk.occurred[rows] = times[before.codes[rows]]
     chunk.repair(rows, Repair.YEAR | Repair.TIMEZONE)
-    chunk.fields.put_same("syslog.format", rows, b"rfc3164")
-    _tag(chunk, rows, groups[2:])
+    fields.put_same("syslog.format", rows, b"rfc3164")
+    fields.put_derived("log.syslog.hostname", names, lambda text: text.partition(b" ")[0])
+    fields.put_derived("log.syslog.appname", names, lambda text: text.partition(b" ")[2])
+    fields.put("log.syslog.procid", rows, groups[2])
+    chunk.put_messages(rows, groups[3])
 
 
-BSD = LineFormat(_one_line(_PRI + r"?([A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d) " + _TAG), 1, _bsd)
+def _priority_of(text: bytes) -> bytes:
+    digits = text[1:].partition(b">")[0] if text.startswith(b"<") else b""
+    return digits if digits and int(digits) <= MAX_PRIORITY else b""
+
+
+BSD = LineFormat(
+    _one_line(
+        r"((?:<\d{1,3}>)?[A-Z][a-z][a-z] [ \d]?\d \d\d:\d\d:\d\d) "
+        r"([^ \n\[]+(?<!:) [^ :\[\n]+)(?:\[(\d{1,18})\])?:(?: |(?=\n))(.*)"
+    ),
+    0,
+    _bsd,
+)
 """RFC 3164 with or without priority, as in /var/log/syslog."""
 
 
 def _iso(chunk: Chunk, rows: npt.NDArray[np.intp], groups: Groups, clock: Clock) -> None:
     _priority(chunk, rows, groups[0])
     chunk.occurred[rows] = clock.iso(groups[1], groups[2], groups[3])
-    if b"" in groups[3]:
+    if None in groups[3]:
         chunk.repair(rows[[not zone for zone in groups[3]]], Repair.TIMEZONE)
     chunk.fields.put_same("syslog.format", rows, b"rfc3164")
     _tag(chunk, rows, groups[4:])
@@ -185,8 +219,8 @@ RFC5424 = LineFormat(
 
 
 def _structured(
-    chunk: Chunk, rows: npt.NDArray[np.intp], messages: Sequence[bytes], texts: Sequence[bytes]
-) -> list[bytes]:
+    chunk: Chunk, rows: npt.NDArray[np.intp], messages: Sequence[bytes | None], texts: Sequence[bytes | None]
+) -> list[bytes | None]:
     """Put structured data into fields; return the messages, which stand after it."""
     found: defaultdict[str, list[tuple[int, Value]]] = defaultdict(list)
     result = list(messages)
@@ -236,7 +270,7 @@ def _access(chunk: Chunk, rows: npt.NDArray[np.intp], groups: Groups, clock: Clo
     more = ("http.response.status_code", "http.response.body.bytes", "http.request.referrer", "user_agent.original")
     for name, values in zip((*names, *more), groups, strict=True):
         if name and any(values):
-            chunk.fields.put(name, rows, [b"" if value == b"-" else value for value in values])
+            chunk.fields.put(name, rows, [None if value == b"-" else value for value in values])
     chunk.fields.put_same("event.category", rows, b"web")
     chunk.fields.put_same("event.action", rows, b"http_request")
     chunk.fields.derive("http.response.status_code", "event.outcome", _http_outcome)
@@ -294,7 +328,7 @@ def _ctime_ns(text: bytes, clock: Clock) -> int:
 
 def _stamped(chunk: Chunk, rows: npt.NDArray[np.intp], groups: Groups, clock: Clock) -> None:
     chunk.occurred[rows] = clock.iso(groups[0], groups[1], groups[2])
-    if b"" in groups[2]:
+    if None in groups[2]:
         chunk.repair(rows[[not zone for zone in groups[2]]], Repair.TIMEZONE)
     if any(groups[3]):
         chunk.fields.put("log.level", rows, groups[3])
@@ -317,6 +351,6 @@ def _level(name: bytes) -> bytes:
     return b"" if level is None else b"%d" % level
 
 
-def _converted(texts: Sequence[bytes], convert: Callable[[bytes], int]) -> npt.NDArray[np.int64]:
-    known = {text: convert(text) for text in dict.fromkeys(texts)}
+def _converted(texts: Sequence[bytes | None], convert: Callable[[bytes], int]) -> npt.NDArray[np.int64]:
+    known = {text: UNREADABLE if text is None else convert(text) for text in dict.fromkeys(texts)}
     return np.fromiter(map(known.__getitem__, texts), np.int64, len(texts))

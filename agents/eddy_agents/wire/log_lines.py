@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import tzinfo
-from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -70,8 +69,8 @@ class LineCooking:
             kind: of the cooked events.
             now_ns: ns since 1970 UTC; stands for ``observed`` where a batch does not have it.
         """
-        lines, recoded = payload_lines(batch)
-        chunk = Chunk(lines, _observed(batch, now_ns))
+        lines, text, recoded = payload_lines(batch)
+        chunk = Chunk(lines, text, _observed(batch, now_ns))
         chunk.repair(np.array(recoded, np.intp), Repair.CHARSET)
         rest = [row for row in self._take(chunk).tolist() if self._syslog.match(lines[row])]
         if rest:
@@ -83,15 +82,18 @@ class LineCooking:
             chunk.occurred = np.where(unreadable, chunk.observed, chunk.occurred)
             chunk.repairs[unreadable] &= ~np.uint8(Repair.YEAR | Repair.TIMEZONE)
             chunk.repair(np.flatnonzero(unreadable), Repair.TIMESTAMP)
-        annotate(chunk.fields, chunk.fields.codes("log.syslog.appname"), chunk.messages)
+        messages = chunk.whole_messages()
+        annotate(chunk.fields, chunk.fields.codes("log.syslog.appname"), messages)
         split_addresses(chunk.fields)
-        return Draft(kind, batch.count, _columns(chunk, batch))
+        return Draft(kind, batch.count, _columns(chunk, messages, batch))
 
     def _take(self, chunk: Chunk) -> npt.NDArray[np.intp]:
         """Run the chunk expressions, the one that fits the first line first; return the rows that none takes."""
         rows = np.arange(len(chunk.lines))
-        whole = np.fromiter((b"\n" not in line for line in chunk.lines), np.bool_, len(rows))
-        several, rows = rows[~whole], rows[whole]
+        several = rows[:0]
+        if not chunk.text:
+            whole = np.fromiter((b"\n" not in line for line in chunk.lines), np.bool_, len(rows))
+            several, rows = rows[~whole], rows[whole]
         if len(rows):
             first = chunk.lines[int(rows[0])] + b"\n"
             for form in sorted(self._formats, key=lambda form: not _fits(form, first)):
@@ -136,44 +138,62 @@ class LineCooking:
 
 def _fits(form: LineFormat, line: bytes) -> bool:
     found = form.expression.match(line)
-    return found is not None and bool(found.group(form.marker + 1))
+    return found is not None and found.group(form.marker + 1) is not None
 
 
 def _text(value: Value) -> bytes:
     return b"" if value is None else str(value).encode("utf-8", "replace")
 
 
-def payload_lines(batch: Batch) -> tuple[list[bytes], list[int]]:
-    """Return each payload as UTF-8 text without its line end, and the rows that were Latin-1.
+def payload_lines(batch: Batch) -> tuple[list[bytes], bytes, list[int]]:
+    """Return the payloads as UTF-8 lines.
 
     Args:
         batch: raw events.
+
+    Returns:
+        Each line without its end; all of them, each with its end, or b"" where one holds a line end; and the rows that
+        were Latin-1.
     """
     column = batch.column("event.original")
-    if isinstance(column, Bytes):
-        data, offsets = bytes(column.data), column.offsets.tolist()
-        lines = [data[start:end] for start, end in pairwise(offsets)]
-    else:
-        lines = payload_bytes(batch)
-    if any(line[-1:] in {b"\n", b"\r", b"\0"} for line in lines):
-        lines = [line.rstrip(_LINE_ENDS) for line in lines]
-    return lines, _recode(lines)
+    text = _with_line_ends(column) if isinstance(column, Bytes) else b""
+    if text:
+        lines = text.split(b"\n")
+        lines.pop()
+        return lines, text, []
+    lines = [line.rstrip(_LINE_ENDS) for line in payload_bytes(batch)]
+    recoded = _recode(lines)
+    joined = b"\n".join(lines) + b"\n"
+    return lines, joined if joined.count(b"\n") == len(lines) else b"", recoded
+
+
+def _with_line_ends(column: Bytes) -> bytes:
+    """Return the payloads with a line end after each, or b"" where that is not all there is to do."""
+    count = len(column)
+    start, stop = int(column.offsets[0]), int(column.offsets[-1])
+    data = bytes(memoryview(column.data)[start:stop])
+    if b"\n" in data or b"\r" in data or b"\0" in data or not _is_utf8(data):
+        return b""
+    whole = np.full(len(data) + count, ord("\n"), np.uint8)
+    is_data = np.ones(len(whole), np.bool_)
+    is_data[column.offsets[1:].astype(np.intp) - start + np.arange(count)] = False
+    whole[is_data] = np.frombuffer(data, np.uint8)
+    text = whole.tobytes()
+    return text if data.isascii() or _is_utf8(text) else b""
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _recode(lines: list[bytes]) -> list[int]:
-    try:
-        b"\n".join(lines).decode("utf-8")
-    except UnicodeDecodeError:
-        pass
-    else:
-        return []
-    recoded = []
-    for row, line in enumerate(lines):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError:
-            recoded.append(row)
-            lines[row] = line.decode("latin-1").encode("utf-8")
+    recoded = [row for row, line in enumerate(lines) if not _is_utf8(line)]
+    for row in recoded:
+        lines[row] = lines[row].decode("latin-1").encode("utf-8")
     return recoded
 
 
@@ -193,9 +213,9 @@ def _derive(fields: FieldSet) -> None:
     fields.derive(priority, "log.syslog.severity.code", lambda text: b"%d" % (int(text) & 7))
     fields.derive(priority, "log.syslog.facility.code", lambda text: b"%d" % (int(text) >> 3))
     fields.derive(priority, "log.syslog.facility.name", lambda text: FACILITY_NAMES[int(text) >> 3].encode())
-    fields.derive("log.syslog.hostname", "host", lambda text: text)
+    fields.copy("log.syslog.hostname", "host")
+    fields.copy("log.syslog.procid", "process.pid")
     fields.derive("log.syslog.appname", "process.name", process_name)
-    fields.derive("log.syslog.procid", "process.pid", lambda text: text if text.isdigit() else b"")
 
 
 def process_name(tag: bytes) -> bytes:
@@ -206,12 +226,12 @@ def process_name(tag: bytes) -> bytes:
     return name.rpartition(b"/")[2] if name.startswith(b"/") else name
 
 
-def _columns(chunk: Chunk, batch: Batch) -> dict[str, Column]:
+def _columns(chunk: Chunk, messages: list[bytes], batch: Batch) -> dict[str, Column]:
     columns: dict[str, Column] = {
         **carried_columns(batch),
         "occurred": Numbers(chunk.occurred),
         **chunk.fields.columns(),
-        "message": Text(*pack(chunk.messages)),
+        "message": Text(*pack(messages)),
     }
     repairs = _repair_column(chunk.repairs)
     if repairs is not None:

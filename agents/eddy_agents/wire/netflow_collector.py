@@ -67,8 +67,9 @@ class Raw:
         return {name: column.take(row) for name, column in self.columns.items()}
 
 
-Taken: TypeAlias = tuple[Chunk, int, Header, Stream, int, int, int]
-"""One data set: records, how many, header of its datagram, whose, template id, sampling interval, row of the batch."""
+Taken: TypeAlias = tuple[Chunk, int, Header, Stream, int, int, int, int]
+"""One data set: records, how many, header of its datagram, whose, template id, sampling interval,
+ns since 1970 UTC at which the exporter started (-1 unknown), row of the batch. What may change is as it was then."""
 
 
 @dataclass(slots=True, eq=False)
@@ -318,7 +319,7 @@ class _Reader:
             self.flows += count
         header = self.header
         sampling = header.sampling & 0x3FFF if header.version == V5 else self.stream.sampling.default
-        taken = (chunk, count, header, self.stream, template_id, sampling, self._row)
+        taken = (chunk, count, header, self.stream, template_id, sampling, self.stream.started_ns, self._row)
         self._harvest.group(layout, waited=False).taken.append(taken)
 
     def _define(self, flow_set: FlowSet) -> None:
@@ -344,7 +345,8 @@ class _Reader:
             _learn(self.stream, layout, chunk, count)
         group = self._harvest.group(layout, waited=True)
         group.origins.append(held.origin)
-        group.taken.append((chunk, count, held.header, self.stream, template_id, self.stream.sampling.default, -1))
+        sampling, started_ns = self.stream.sampling.default, self.stream.started_ns
+        group.taken.append((chunk, count, held.header, self.stream, template_id, sampling, started_ns, -1))
 
     def _wait(self, flow_set: FlowSet) -> None:
         self.waiting = True

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -25,19 +25,23 @@ from eddy_mesh.columns import Column
 _SECOND_NS: Final = 1_000_000_000
 
 
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How much is remembered; beyond it the oldest exporter is forgotten, and newer templates and data are refused."""
 
-    max_exporters: int
-    max_templates: int
-    max_template_fields: int
-    template_lifetime_s: float
-    max_pending_bytes: int
-    max_pending_sets: int
-    max_pending_bytes_per_exporter: int
-    max_pending_sets_per_exporter: int
-    pending_lifetime_s: float
-    reorder_datagrams: int
+    max_exporters: Count
+    max_templates: Count
+    max_template_fields: Count
+    template_lifetime_s: Seconds
+    max_pending_bytes: Count
+    max_pending_sets: Count
+    max_pending_bytes_per_exporter: Count
+    max_pending_sets_per_exporter: Count
+    pending_lifetime_s: Seconds
+    reorder_datagrams: Count
 
 
 class StreamKey(NamedTuple):
@@ -72,6 +76,10 @@ class Held(NamedTuple):
     header: Header
     origin: Mapping[str, Column]
     seen_ns: int
+
+
+Waited: TypeAlias = tuple[StreamKey, int, list[Held]]
+"""What waited in vain: stream, template id, data sets."""
 
 
 @dataclass(slots=True, eq=False)
@@ -190,7 +198,7 @@ class Pending:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._held: dict[tuple[StreamKey, int], list[Held]] = {}
+        self._held: dict[StreamKey, dict[int, list[Held]]] = {}
         self._bytes = 0
         self._sets = 0
         self._of_exporter: dict[int, tuple[int, int]] = {}
@@ -209,36 +217,36 @@ class Pending:
             or sets >= limits.max_pending_sets_per_exporter
         ):
             return False
-        self._held.setdefault((key, template_id), []).append(held)
+        self._held.setdefault(key, {}).setdefault(template_id, []).append(held)
         self._count(key.exporter, size, 1)
         return True
 
     def release(self, key: StreamKey, template_id: int) -> list[Held]:
         """Give up the data sets that waited for a template."""
-        released = self._held.pop((key, template_id), [])
+        of_stream = self._held.get(key, {})
+        released = of_stream.pop(template_id, [])
+        if not of_stream:
+            self._held.pop(key, None)
         for held in released:
             self._count(key.exporter, -len(held.data), -1)
         return released
 
-    def forget(self, key: StreamKey) -> list[tuple[StreamKey, int, list[Held]]]:
-        """Give up what waits for any template of one stream: stream, template id, data sets."""
-        ids = [template_id for stream, template_id in self._held if stream == key]
-        return [(key, template_id, self.release(key, template_id)) for template_id in ids]
+    def forget(self, key: StreamKey) -> list[Waited]:
+        """Give up what waits for any template of one stream."""
+        return [(key, template_id, self.release(key, template_id)) for template_id in list(self._held.get(key, {}))]
 
-    def expire(self, now_ns: int) -> list[tuple[StreamKey, int, list[Held]]]:
-        """Give up what waited longer than its lifetime: stream, template id, data sets."""
+    def expire(self, now_ns: int) -> list[Waited]:
+        """Give up what waited longer than its lifetime."""
         before_ns = now_ns - int(self._limits.pending_lifetime_s * _SECOND_NS)
-        expired = []
-        for (key, template_id), waiting in list(self._held.items()):
-            old = [held for held in waiting if held.seen_ns < before_ns]
-            if not old:
-                continue
-            self._held[key, template_id] = waiting[len(old) :]
-            if len(old) == len(waiting):
-                del self._held[key, template_id]
-            for held in old:
-                self._count(key.exporter, -len(held.data), -1)
-            expired.append((key, template_id, old))
+        expired: list[Waited] = []
+        for key, of_stream in list(self._held.items()):
+            for template_id in list(of_stream):
+                waiting = self.release(key, template_id)
+                old = [held for held in waiting if held.seen_ns < before_ns]
+                for held in waiting[len(old) :]:
+                    self.hold(key, template_id, held)
+                if old:
+                    expired.append((key, template_id, old))
         return expired
 
     def _count(self, exporter: int, octets: int, sets: int) -> None:

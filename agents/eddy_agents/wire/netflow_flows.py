@@ -128,7 +128,11 @@ def _free_name(columns: dict[str, Column], slot: Slot) -> str:
 
 def _first_of(name: str, first: Column, second: Column) -> Column:
     """The first value in each row that is not null, zero or empty."""
-    if isinstance(first, Numbers) and isinstance(second, Numbers):
+    if (
+        isinstance(first, Numbers)
+        and isinstance(second, Numbers)
+        and first.values.dtype.kind == second.values.dtype.kind
+    ):
         empty = (first.values == 0) | nulls_of(first)
         return _chosen(Numbers(np.where(empty, second.values, first.values)), empty, second)
     if isinstance(first, Addresses) and isinstance(second, Addresses):

@@ -89,6 +89,8 @@ class Layout:
         count = (end - start) // self.size
         if count:
             return data[start : start + count * self.size], count, None
+        if not any(data[start:end]):
+            return b"", 0, None
         return b"", 0, Malformed("truncated", f"{end - start} octets for records of {self.size}", start)
 
     def _walk(self, data: Buffer, start: int, end: int) -> tuple[Chunk, int, Malformed | None]:

@@ -25,6 +25,8 @@ _RESTART_MS: Final = 5_000
 """An uptime that fell by more than this says that the exporter started anew; a late datagram is a few ms older."""
 
 _MAX_GAPS: Final = 16
+_MAX_BEHIND: Final = 3
+"""So many datagrams in a row with old numbers are late; more say that the exporter began anew without telling."""
 
 
 class Reading(Enum):
@@ -69,7 +71,18 @@ class Sequence:
     A gap is held back until ``window`` further datagrams came, and taken back as far as late datagrams fill it.
     """
 
-    __slots__ = ("_clock_ms", "_expected", "_last", "_readings", "_recent", "_records", "_version", "_window", "gaps")
+    __slots__ = (
+        "_behind",
+        "_clock_ms",
+        "_expected",
+        "_last",
+        "_readings",
+        "_recent",
+        "_records",
+        "_version",
+        "_window",
+        "gaps",
+    )
 
     def __init__(self, version: int, window: int) -> None:
         self._version = version
@@ -78,6 +91,7 @@ class Sequence:
         self._recent: deque[int] = deque(maxlen=max(window, 1))
         self._last = -1
         self._expected = -1
+        self._behind = 0
         self._records: int | None = None
         self._clock_ms = 0
         self.gaps: list[Gap] = []
@@ -104,7 +118,9 @@ class Sequence:
         if self._last >= 0 and not self._continues(sequence, flows):
             if self._is_late(sequence, clock_ms, records if self._readings[0] is not Reading.DATAGRAMS else 1):
                 return None
-            found = self._judge(sequence, clock_ms, flows, now_ns)
+            if self._fell_behind(sequence, clock_ms, flows):
+                return None
+            found = self._judge(sequence, flows, now_ns)
         self._advance(sequence, clock_ms, records)
         return found
 
@@ -117,6 +133,7 @@ class Sequence:
     def _advance(self, sequence: int, clock_ms: int, records: int | None) -> None:
         self._last, self._records, self._clock_ms = sequence, records, clock_ms
         self._recent.append(sequence)
+        self._behind = 0
         step = self._step(self._readings[0], 0)
         is_sure = step is not None and len(self._readings) == 1 and self._readings[0] is not Reading.FLOWS_WITH
         self._expected = (sequence + (step or 0)) % _MODULUS if is_sure else -1
@@ -156,15 +173,26 @@ class Sequence:
             expected = (gap.expected + offset + units) % _MODULUS
             self.gaps.append(replace(gap, expected=expected, lost=after))
 
-    def _judge(self, sequence: int, clock_ms: int, flows: int, now_ns: int) -> Gap | None:
+    def _fell_behind(self, sequence: int, clock_ms: int, flows: int) -> bool:
+        """Whether it is later than the window allows; where the exporter began anew, so does this, and it is not."""
+        restarted = _signed(clock_ms - self._clock_ms) < -_RESTART_MS
+        if not restarted:
+            if _signed(sequence - self._last - (self._step(self._readings[0], flows) or 0)) > 0:
+                return False
+            self._behind += 1
+            if self._behind <= _MAX_BEHIND:
+                return True
+        self._readings = _READINGS[self._version]
+        self._recent.clear()
+        self._records = None  # the step from the old number to this one says nothing
+        self._last = sequence
+        return False
+
+    def _judge(self, sequence: int, flows: int, now_ns: int) -> Gap | None:
         step = self._step(self._readings[0], flows)
-        if step is None:
+        if step is None or sequence == self._last:
             return None
         ahead = _signed(sequence - self._last - step)
-        if ahead <= 0 or _signed(clock_ms - self._clock_ms) < -_RESTART_MS:  # the exporter started anew
-            self._readings = _READINGS[self._version]
-            self._recent.clear()
-            return None
         with_this = self._readings[0] is Reading.FLOWS_WITH
         gap = Gap((self._last + (1 if with_this else step)) % _MODULUS, sequence, ahead, now_ns)
         self.gaps.append(gap)

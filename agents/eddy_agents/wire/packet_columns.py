@@ -78,7 +78,10 @@ def _addresses(halves: npt.NDArray[np.uint64], version: Integers) -> Addresses |
 
 
 def _named(ethertype: Integers) -> Integers:
-    return np.where(np.isin(ethertype, tuple(_NETWORK_TYPES)), ethertype, -1)
+    named = np.full(len(ethertype), -1, np.int64)
+    for known in _NETWORK_TYPES:
+        named[ethertype == known] = known
+    return named
 
 
 def _fragments(headers: Headers) -> Integers:

@@ -84,7 +84,7 @@ class PcapReader:
     """
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self._held = b""
         self._consumed = 0
         self._form = _Form.UNKNOWN
         self._record = Struct("<IIII")
@@ -102,7 +102,7 @@ class PcapReader:
         """
         if self._damage is not None:
             raise self._damage
-        self._held += data
+        self._held = self._held + data if self._held else bytes(data)
         packets: list[Packet] = []
         position = 0
         try:
@@ -112,7 +112,7 @@ class PcapReader:
             self._damage = damage
             if not packets:
                 raise
-        del self._held[:position]
+        self._held = self._held[position:]
         self._consumed += position
         return packets
 
@@ -136,12 +136,12 @@ class PcapReader:
     def _step(self, position: int, packets: list[Packet]) -> int:
         """Read what begins at ``position`` of the held bytes; returns its length, 0 while it is not complete."""
         if self._form is _Form.CLASSIC:
-            return self._classic_packet(position, packets)
+            return self._classic_packets(position, packets)
         if self._form is _Form.BLOCKS:
             return self._block(position, packets)
         if len(self._held) < 4:
             return 0
-        magic = bytes(self._held[:4])
+        magic = self._held[:4]
         if magic in _CLASSIC:
             return self._classic_header(magic)
         if magic == _SECTION.to_bytes(4, "big"):
@@ -162,17 +162,19 @@ class PcapReader:
         self._form = _Form.CLASSIC
         return 24
 
-    def _classic_packet(self, position: int, packets: list[Packet]) -> int:
-        if len(self._held) - position < 16:
-            return 0
-        seconds, fraction, captured, length = self._record.unpack_from(self._held, position)
-        self._check_size(captured, position)
-        if len(self._held) - position < 16 + captured:
-            return 0
-        body = bytes(self._held[position + 16 : position + 16 + captured])
-        timestamp_ns = seconds * 1_000_000_000 + fraction * self._fraction_ns
-        packets.append(Packet(timestamp_ns, self._link_type, body, max(length, captured)))
-        return 16 + int(captured)
+    def _classic_packets(self, start: int, packets: list[Packet]) -> int:
+        """Read all packets that are complete; returns the length of them together."""
+        held, unpack, position = self._held, self._record.unpack_from, start
+        while len(held) - position >= 16:
+            seconds, fraction, captured, length = unpack(held, position)
+            self._check_size(captured, position)
+            end = position + 16 + captured
+            if end > len(held):
+                break
+            timestamp_ns = seconds * 1_000_000_000 + fraction * self._fraction_ns
+            packets.append(Packet(timestamp_ns, self._link_type, held[position + 16 : end], max(length, captured)))
+            position = end
+        return position - start
 
     def _check_size(self, size: int, position: int) -> None:
         if size > MAX_BLOCK_BYTES:
@@ -201,7 +203,7 @@ class PcapReader:
         if is_section:
             self._interfaces = []
             return int(size)
-        body = bytes(self._held[position + 8 : position + size - 4])
+        body = self._held[position + 8 : position + size - 4]
         if kind == _INTERFACE:
             self._add_interface(body, position)
         elif kind in _PACKET_BLOCKS:
@@ -209,7 +211,7 @@ class PcapReader:
         return int(size)
 
     def _section_order(self, position: int) -> str:
-        magic = bytes(self._held[position + 8 : position + 12])
+        magic = self._held[position + 8 : position + 12]
         orders = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
         if magic not in orders:
             raise self._damaged(f"a section whose byte order {magic.hex()} is unknown", position)

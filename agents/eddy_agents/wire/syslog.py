@@ -17,6 +17,7 @@ from eddy_agents.wire.syslog_time import UNREADABLE, iso_ns, zone_of
 from eddy_mesh.errors import WireError
 
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+MAX_PRIORITY = 191
 _BOM_LATIN_1 = "\u00ef\u00bb\u00bf"
 """The mark in a line whose other bytes are not UTF-8."""
 

@@ -58,11 +58,11 @@ class Clock:
 
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
-        self._bsd: dict[bytes, int] = {}
+        self._bsd: dict[bytes | None, int] = {}
         self._bsd_day = -1
         self._iso: dict[bytes, int] = {}
 
-    def bsd(self, texts: Sequence[bytes], observed_ns: int) -> npt.NDArray[np.int64]:
+    def bsd(self, texts: Sequence[bytes | None], observed_ns: int) -> npt.NDArray[np.int64]:
         """Return the times of ``Mmm dd hh:mm:ss`` texts; a time that is none gives `UNREADABLE`.
 
         The year is the latest in which the time is not more than a day after it was observed: a December line read in
@@ -78,18 +78,18 @@ class Clock:
         known = self._bsd
         for text in dict.fromkeys(texts):
             if text not in known:
-                known[text] = bsd_ns(text, observed_ns, self._zone)
+                known[text] = UNREADABLE if text is None else bsd_ns(text, observed_ns, self._zone)
         return np.fromiter(map(known.__getitem__, texts), np.int64, len(texts))
 
     def iso(
-        self, seconds: Sequence[bytes], fractions: Sequence[bytes], zones: Sequence[bytes]
+        self, seconds: Sequence[bytes | None], fractions: Sequence[bytes | None], zones: Sequence[bytes | None]
     ) -> npt.NDArray[np.int64]:
         """Return the times of ``yyyy-mm-ddThh:mm:ss`` texts; a time that is none gives `UNREADABLE`.
 
         Args:
             seconds: date and time.
-            fractions: up to nine digits each, or b"".
-            zones: ``Z``, ``+hh:mm``, ``+hhmm``, or b"" for the zone of the source.
+            fractions: up to nine digits each, or None.
+            zones: ``Z``, ``+hh:mm``, ``+hhmm``, or None for the zone of the source.
         """
         different = dict.fromkeys(zones)
         if len(different) == 1:
@@ -103,17 +103,19 @@ class Clock:
         readable = whole != UNREADABLE
         return np.where(readable, whole + fractions_ns(fractions), UNREADABLE)
 
-    def _seconds(self, seconds: Sequence[bytes], zone: bytes) -> npt.NDArray[np.int64]:
+    def _seconds(self, seconds: Sequence[bytes | None], zone: bytes | None) -> npt.NDArray[np.int64]:
         known = {second: self._second(second, zone) for second in dict.fromkeys(seconds)}
         return np.fromiter(map(known.__getitem__, seconds), np.int64, len(seconds))
 
-    def _second(self, second: bytes, zone: bytes) -> int:
-        key = second + zone
+    def _second(self, second: bytes | None, zone: bytes | None) -> int:
+        if second is None:
+            return UNREADABLE
+        key = second + zone if zone else second
         found = self._iso.get(key)
         if found is None:
             if len(self._iso) > _MOST_REMEMBERED:
                 self._iso.clear()
-            found = self._iso[key] = iso_ns(second, zone, self._zone)
+            found = self._iso[key] = iso_ns(second, zone or b"", self._zone)
         return found
 
     def one(self, text: bytes, observed_ns: int) -> tuple[int, bool, bool]:
@@ -129,7 +131,7 @@ class Clock:
         iso = _ISO.fullmatch(text)
         if iso is None:
             return bsd_ns(text.replace(b",", b"."), observed_ns, self._zone), len(text.split()) < 4, True
-        whole = self._second(iso[1], iso[3] or b"")
+        whole = self._second(iso[1], iso[3])
         return whole if whole == UNREADABLE else whole + _fraction_ns(iso[2] or b""), False, not iso[3]
 
 
@@ -199,18 +201,17 @@ def _local_ns(parts: tuple[int, int, int, int, int, int], zone: tzinfo) -> int:
     return (int(when.timestamp()) + leap) * SECOND_NS
 
 
-def _fraction_ns(digits: bytes) -> int:
-    return int(digits[:9].ljust(9, b"0")) if digits.isdigit() else 0
+def _fraction_ns(digits: bytes | None) -> int:
+    return int(digits[:9].ljust(9, b"0")) if digits and digits.isdigit() else 0
 
 
-def fractions_ns(fractions: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Return ns of decimal fractions of a second, up to nine digits each; b"" is 0."""
+def fractions_ns(fractions: Sequence[bytes | None]) -> npt.NDArray[np.int64]:
+    """Return ns of decimal fractions of a second, up to nine digits each; None is 0."""
     count = len(fractions)
-    lengths = set(map(len, fractions))
-    if lengths == {0}:
+    if fractions.count(None) == count:
         return np.zeros(count, np.int64)
-    if len(lengths) > 1:
+    if None in fractions or len(set(map(len, fractions))) > 1:  # type: ignore[arg-type]  # None was asked for first
         return np.fromiter(map(_fraction_ns, fractions), np.int64, count)
-    width = lengths.pop()
-    digits = np.frombuffer(b"".join(fractions), np.uint8).reshape(count, width) - np.uint8(48)
+    width = len(fractions[0] or b"")
+    digits = np.frombuffer(b"".join(fractions), np.uint8).reshape(count, width) - np.uint8(48)  # type: ignore[arg-type]
     return digits @ 10 ** np.arange(8, 8 - width, -1, dtype=np.int64)

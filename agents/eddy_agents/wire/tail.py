@@ -7,7 +7,7 @@ file is deleted, and copytruncate keeps the inode while the content changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -72,8 +72,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         places: one for each file that was followed.
     """
 
-    include: list[str]
-    places: list[Place]
+    include: tuple[str, ...]
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def first_offset(
     earlier: Checkpoint | None,
     start: Start,
     is_first_scan: bool,
-    include: list[str],
+    include: Sequence[str],
 ) -> int:
     """Return the offset from which a file is read that was found just now.
 

@@ -264,7 +264,7 @@ class Cell:
         """Stop now; what waits in the mailbox is counted as dropped."""
         await self._end_life()
         while len(self.mailbox):
-            edge, batch = await self.mailbox.get()
+            edge, batch = self.mailbox.pop()
             edge.discard(batch, "stopped")
         self._become(State.STOPPED)
 
@@ -356,8 +356,11 @@ class Cell:
 
     async def _work(self) -> None:
         while True:
-            await self._go.wait()
-            edge, batch = await self.mailbox.get()
+            await self.mailbox.arrival()
+            if not self._go.is_set():
+                await self._go.wait()
+                continue
+            edge, batch = self.mailbox.pop()
             try:
                 await self._handle(edge, batch)
             except asyncio.CancelledError:

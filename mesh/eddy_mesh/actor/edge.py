@@ -60,11 +60,14 @@ class Mailbox:
         self.events += batch.count
         self._arrived.set()
 
-    async def get(self) -> tuple[Edge, Batch]:
-        """Return the oldest batch, waiting for one."""
+    async def arrival(self) -> None:
+        """Wait until there is a batch."""
         while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()
+
+    def pop(self) -> tuple[Edge, Batch]:
+        """Return the oldest batch; there must be one."""
         edge, batch = self._waiting.popleft()
         self.events -= batch.count
         self._left.set()

@@ -95,7 +95,9 @@ class QuietGroup(RichGroup):
             sys.stdout.flush()
         except EddyError as error:
             click.echo(error_text(str(self.name), error), err=True)
-            raise click.exceptions.Exit(WRONG_USAGE if isinstance(error, UsageError | ConfigError) else FAILED) from None
+            raise click.exceptions.Exit(
+                WRONG_USAGE if isinstance(error, UsageError | ConfigError) else FAILED
+            ) from None
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
         except BrokenPipeError:

@@ -26,6 +26,7 @@ COMMANDS = {
     "cook": Entry("eddy_mesh.cli.cook:cook_command", "Turn files of raw payloads into events, without a server."),
 }
 
+
 @click.group(
     name="eddy",
     cls=QuietGroup,
@@ -43,7 +44,7 @@ def main(ctx: click.Context) -> None:
     eddy tap "SELECT * WHERE level <= warning"
     eddy top source.ip --since 1h
     eddy grep "authentication failure" -c
-    """
+    """  # noqa: D301  # click's mark for lines that stay as they are
     ctx.ensure_object(Settings)
 
 

@@ -6,9 +6,9 @@ where and why it can not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import chain
-import re
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from eddy_mesh import fields
@@ -72,6 +72,7 @@ class Checker:
         self._statement = statement
         self._is_having = False
         self._conditions = 0
+        self._units: dict[str, str] = {}  # of the aggregates in HAVING
 
     # --- errors and positions
 
@@ -93,7 +94,7 @@ class Checker:
         token = _token(tree)
         spelled = str(token)[1:-1] if token.type == "QUOTED" else str(token)
         if not spelled or _UNNAMEABLE.search(spelled):
-            raise self.error(f"{spelled!r} can not be a name: it is empty, or has a control character, \" or \\", tree)
+            raise self.error(f'{spelled!r} can not be a name: it is empty, or has a control character, " or \\', tree)
         return spelled
 
     def field(self, tree: Node) -> Operand:
@@ -113,7 +114,9 @@ class Checker:
         name = self.name(tree)
         known = fields.field(name)
         if known is not None and known.type not in {value.type, FieldType.ANY}:
-            raise self.error(f"{name} is a field of type {known.type}, {value.name} is {value.type}: take another name", tree)
+            raise self.error(
+                f"{name} is a field of type {known.type}, {value.name} is {value.type}: take another name", tree
+            )
         return name
 
     def _aggregate(self, tree: Tree[Token]) -> Aggregate:
@@ -132,9 +135,15 @@ class Checker:
         if operand.type is FieldType.ANY:
             return Aggregate(function, Operand(operand.name, FieldType.FLOAT, is_open=True))
         numeric = function in {Function.SUM, Function.AVG}
-        wrong = operand.type not in {FieldType.INT, FieldType.FLOAT} if numeric else operand.type in _UNORDERED | {FieldType.IDS}
+        wrong = (
+            operand.type not in {FieldType.INT, FieldType.FLOAT}
+            if numeric
+            else operand.type in _UNORDERED | {FieldType.IDS}
+        )
         if wrong:
-            raise self.error(f"{function} wants {'numbers' if numeric else 'an order'}, {operand.name} is {operand.type}", argument)
+            raise self.error(
+                f"{function} wants {'numbers' if numeric else 'an order'}, {operand.name} is {operand.type}", argument
+            )
         return Aggregate(function, operand)
 
     # --- conditions
@@ -155,12 +164,17 @@ class Checker:
         if kind == "not":
             return Not(self.condition(node.children[-1], depth + 1))
         if kind in {"any", "all"}:
-            return _joined(Or if kind == "any" else And, [self.condition(child, depth + 1) for child in node.children if not isinstance(child, str)])
+            return _joined(
+                Or if kind == "any" else And,
+                [self.condition(child, depth + 1) for child in node.children if not isinstance(child, str)],
+            )
         self._conditions += 1
         if self._conditions > MAX_CONDITIONS:
             raise self.error(f"more than {MAX_CONDITIONS} conditions: name values in IN (...) instead", node)
         made: Condition = _PREDICATES[kind](self, node)
-        negated = kind != "comparison" and any(isinstance(child, str) and child.type == "NOT" for child in node.children)
+        negated = kind != "comparison" and any(
+            isinstance(child, str) and child.type == "NOT" for child in node.children
+        )
         return Not(made) if negated else made
 
     def operand(self, tree: Node) -> Operand:
@@ -168,10 +182,15 @@ class Checker:
         assert not isinstance(tree, str)
         value = self.value(tree)
         if isinstance(value, Operand):
-            return value
+            # A group is known by the text of a value that has no type of its own.
+            return Operand(value.name, FieldType.TEXT) if self._is_having and value.is_open else value
         if not self._is_having:
             raise self.error(f"{value.name} is known after the events are grouped: put it into HAVING", tree)
         self.in_having.append(value)
+        argument = (
+            None if value.operand is None or value.function is Function.COUNT else fields.field(value.operand.name)
+        )
+        self._units[value.name] = "" if argument is None else argument.unit
         return Operand(value.name, value.type)
 
     def comparison(self, tree: Tree[Token]) -> Condition:
@@ -182,7 +201,9 @@ class Checker:
             return self._matches(operand, str(sign), left, right)
         operator = Operator("!=" if sign == "<>" else str(sign))
         if operand.type in _UNORDERED and operator not in {Operator.EQ, Operator.NE}:
-            raise self.error(f"{operand.name} is {operand.type}, which has no order: only = and != are known", _as_node(sign))
+            raise self.error(
+                f"{operand.name} is {operand.type}, which has no order: only = and != are known", _as_node(sign)
+            )
         if self._is_field(operand, right):
             return self._two_fields(operand, operator, right)
         operand, value = self._literal(operand, right)
@@ -209,7 +230,7 @@ class Checker:
         for (each, _), node in zip(typed, values_tree.children, strict=True):
             if each != typed[0][0]:
                 raise self.error("the values of IN are of different types: write one IN for each type", node)
-        return Among(typed[0][0], tuple(sorted({value for _, value in typed})))  # type: ignore[type-var]
+        return Among(typed[0][0], tuple(sorted({value for _, value in typed})))
 
     def in_networks(self, tree: Tree[Token]) -> Condition:
         """``a IN CIDR '10.0.0.0/8'``."""
@@ -271,7 +292,9 @@ class Checker:
         same = left.type is right.type or {left.type, right.type} <= _NUMBERS or {left.type, right.type} <= _TEXTS
         unordered = left.type in _UNORDERED and operator not in {Operator.EQ, Operator.NE}
         if not same or unordered or FieldType.IDS in {left.type, right.type}:
-            raise self.error(f"{left.name} is {left.type} and {right.name} is {right.type}: they do not compare by {operator}", node)
+            raise self.error(
+                f"{left.name} is {left.type} and {right.name} is {right.type}: they do not compare by {operator}", node
+            )
         return FieldComparison(left, operator, right)
 
     def _literal(self, operand: Operand, node: Node) -> tuple[Operand, Literal]:
@@ -283,7 +306,7 @@ class Checker:
             raise self.error(f"{operand.name} holds any number of ids: only IS NULL and IS NOT NULL are known", node)
         if operand.is_open and operand.type is FieldType.ANY:
             return self._open_literal(operand, token)
-        known = fields.field(operand.name) or Field(operand.name, operand.type)
+        known = fields.field(operand.name) or Field(operand.name, operand.type, self._units.get(operand.name, ""))
         return operand, self.convert(lambda text: literal(known, token.type, text, self.now_ns), node)
 
     def _open_literal(self, operand: Operand, token: Token) -> tuple[Operand, Literal]:
@@ -293,7 +316,7 @@ class Checker:
         typed = Operand(operand.name, kind, is_open=True)
         if kind is FieldType.BOOL:
             return typed, token.type == "TRUE"
-        return typed, self.convert(str if kind is FieldType.TEXT else finite, token)
+        return typed, _unquoted(token) if kind is FieldType.TEXT else self.convert(finite, token)
 
 
 _PREDICATES: dict[str, Callable[[Checker, Tree[Token]], Condition]] = {

@@ -32,7 +32,7 @@ from eddy_mesh.selection.plan import (
     operands,
 )
 from eddy_mesh.selection.prefilter import matches_kind
-from eddy_mesh.selection.questions import COMPARE, Mask, Question, numbers_of, question_of
+from eddy_mesh.selection.questions import Mask, Question, compare_arrays, compare_values, numbers_of, question_of
 from eddy_mesh.selection.values import comparable
 
 Matcher = Callable[[Batch], npt.NDArray[np.bool_]]
@@ -229,7 +229,7 @@ _NATIVE: dict[FieldType, type[Column]] = {FieldType.ADDRESS: Addresses}
 
 def _two_fields(condition: FieldComparison, *, wanted: bool) -> Callable[[Batch], Mask]:
     left, right = condition.left, condition.right
-    compare = COMPARE[condition.operator]
+    sign = condition.operator
 
     def run(batch: Batch) -> Mask:
         columns = field_column(batch, left.name), field_column(batch, right.name)
@@ -237,17 +237,16 @@ def _two_fields(condition: FieldComparison, *, wanted: bool) -> Callable[[Batch]
         if answer is not None:
             return _without_nulls(columns[0], _without_nulls(columns[1], answer if wanted else ~answer))
         pairs = zip(_compared(left.type, columns[0]), _compared(right.type, columns[1]), strict=True)
-        answers = (a is not None and b is not None and compare(a, b) is wanted for a, b in pairs)
+        answers = (a is not None and b is not None and compare_values(sign, a, b) is wanted for a, b in pairs)
         return np.fromiter(answers, np.bool_, batch.count)
 
     return run
 
 
 def _compare_arrays(condition: FieldComparison, left: Column, right: Column) -> npt.NDArray[np.bool_] | None:
-    compare = COMPARE[condition.operator]
     if isinstance(left, Addresses) and isinstance(right, Addresses):
         if left.is_v4 and right.is_v4:
-            return compare(left.values, right.values)  # type: ignore[arg-type, return-value]
+            return compare_arrays(condition.operator, left.values, right.values)
         return _compare_halves(condition.operator, left.wide().values, right.wide().values)
     types = (condition.left.type, condition.right.type)
     first, second = numbers_of(types[0], left), numbers_of(types[1], right)
@@ -255,17 +254,19 @@ def _compare_arrays(condition: FieldComparison, left: Column, right: Column) -> 
         return None
     if FieldType.FLOAT in types:
         first, second = first.astype(np.float64), second.astype(np.float64)
-    return compare(first, second)  # type: ignore[arg-type, return-value]
+    return compare_arrays(condition.operator, first, second)
 
 
-def _compare_halves(sign: Operator, left: npt.NDArray[np.generic], right: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+def _compare_halves(
+    sign: Operator, left: npt.NDArray[np.generic], right: npt.NDArray[np.generic]
+) -> npt.NDArray[np.bool_]:
     """Compare 128-bit numbers given as columns of upper and lower halves."""
-    same_high = left[:, 0] == right[:, 0]
+    same_high = compare_arrays(Operator.EQ, left[:, 0], right[:, 0])
     if sign in {Operator.EQ, Operator.NE}:
-        same = same_high & (left[:, 1] == right[:, 1])
+        same = same_high & compare_arrays(Operator.EQ, left[:, 1], right[:, 1])
         return same if sign is Operator.EQ else ~same
     strict = Operator.LT if sign in {Operator.LT, Operator.LE} else Operator.GT
-    return COMPARE[strict](left[:, 0], right[:, 0]) | same_high & COMPARE[sign](left[:, 1], right[:, 1])  # type: ignore[arg-type, return-value]
+    return compare_arrays(strict, left[:, 0], right[:, 0]) | same_high & compare_arrays(sign, left[:, 1], right[:, 1])
 
 
 def _compared(kind: FieldType, column: Column) -> list[Literal | None]:

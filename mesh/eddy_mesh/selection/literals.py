@@ -6,8 +6,8 @@ checker adds the position.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from eddy_mesh.cer import id_from_text
 from eddy_mesh.columns import V4_MAPPED, address_halves

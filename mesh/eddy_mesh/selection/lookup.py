@@ -5,6 +5,8 @@ What may live here: `field_column` and the search in the maps of `eddy_mesh.batc
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from eddy_mesh.batch import EXTRA, Batch
@@ -38,7 +40,7 @@ def _sparse_values(sparse: Column, name: str) -> list[Value] | None:
     """Return the value of each row, or None where no row has the field."""
     if isinstance(sparse, Constant):
         value = sparse.value.get(name) if isinstance(sparse.value, dict) else None
-        return None if value is None else [value] * sparse.count  # type: ignore[list-item]  # members are values
+        return None if value is None else [cast("Value", value)] * sparse.count
     if not isinstance(sparse, Maps):
         return None
     rows = _rows_naming(sparse, name.encode())
@@ -48,7 +50,7 @@ def _sparse_values(sparse: Column, name: str) -> list[Value] | None:
     for row in rows:
         fields = sparse.at(row)
         if isinstance(fields, dict):
-            values[row] = fields.get(name)  # type: ignore[assignment]
+            values[row] = cast("Value", fields.get(name))
     return values
 
 
@@ -65,4 +67,3 @@ def _rows_naming(sparse: Maps, name: bytes) -> list[int]:
             rows.append(row)
         position = data.find(name, max(int(sparse.offsets[row + 1]), position + 1))
     return rows
-

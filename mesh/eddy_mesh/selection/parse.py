@@ -17,7 +17,7 @@ from eddy_mesh.cer import EventClass
 from eddy_mesh.errors import StatementError
 from eddy_mesh.selection.check import Checker
 from eddy_mesh.selection.literals import integer, moment, quantity
-from eddy_mesh.selection.plan import Aggregate, Item, Key, Operand, Pattern, Plan, operands
+from eddy_mesh.selection.plan import Aggregate, Item, Key, Pattern, Plan, operands
 from eddy_mesh.selection.render import render
 
 if TYPE_CHECKING:
@@ -223,17 +223,14 @@ class _Compiler:
         if not plan.is_aggregate:
             return
         if not plan.items:
-            raise self._check.error("* has no meaning in groups: name fields and aggregates", self._clauses["projection"])
-        for clause, values in (
-            ("projection", [item.value for item in plan.items]),
-            ("order", [key.value for key in plan.order_by]),
-            ("having", [operand for operand in operands(plan.having) if operand.name not in _names(plan)]),
-        ):
-            for value, tree in zip(values, self._of(clause) * len(values), strict=False):
-                if isinstance(value, Operand) and value.name not in {each.name for each in plan.group_by}:
-                    message = f"{value.name} differs inside a group: put it into GROUP BY or an aggregate"
-                    raise self._check.error(message, tree)
-
-
-def _names(plan: Plan) -> frozenset[str]:
-    return frozenset(aggregate.name for aggregate in plan.aggregates)
+            raise self._check.error(
+                "* has no meaning in groups: name fields and aggregates", self._clauses["projection"]
+            )
+        grouped = {operand.name for operand in plan.group_by} | {aggregate.name for aggregate in plan.aggregates}
+        read = [("projection", item.value.name) for item in plan.items]
+        read += [("order", key.value.name) for key in plan.order_by]
+        read += [("having", operand.name) for operand in operands(plan.having)]
+        for clause, name in read:
+            if name not in grouped:
+                message = f"{name} differs inside a group: put it into GROUP BY or an aggregate"
+                raise self._check.error(message, self._clauses[clause])

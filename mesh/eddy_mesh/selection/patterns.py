@@ -5,8 +5,8 @@ What may live here: the translation of LIKE, and the search of one pattern in te
 
 from __future__ import annotations
 
-from functools import lru_cache
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +59,9 @@ def like_regex(pattern: str) -> str:
 def like_glob(pattern: str) -> str:
     """Return the GLOB pattern of SQLite that matches what a LIKE pattern matches."""
     parts = {_ANY_RUN: "*", _ANY_ONE: "?"}
-    return "".join(parts.get(token) or (f"[{token[1]}]" if token[1] in "*?[" else token[1]) for token in like_tokens(pattern))
+    return "".join(
+        parts.get(token) or (f"[{token[1]}]" if token[1] in "*?[" else token[1]) for token in like_tokens(pattern)
+    )
 
 
 def _escaped(character: str) -> str:

@@ -166,4 +166,3 @@ def subject_matches(subject: str, pattern: str) -> bool:
         if position >= len(tokens) or each not in {_ONE, tokens[position]}:
             return False
     return len(tokens) == len(wanted)
-

@@ -6,15 +6,15 @@ one maker for each predicate of the plan. A fast way must give what the single v
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-import operator
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from eddy_mesh.columns import Addresses, Bytes, Column, Ids, Numbers, Packed, Text, Words, V4_MAPPED, pack
+from eddy_mesh.columns import V4_MAPPED, Addresses, Bytes, Column, Ids, Numbers, Packed, Text, Words, pack
 from eddy_mesh.fields import FieldType
 from eddy_mesh.selection import patterns
 from eddy_mesh.selection.plan import (
@@ -30,7 +30,7 @@ from eddy_mesh.selection.plan import (
 Mask: TypeAlias = "npt.NDArray[np.bool_] | bool"
 """One truth for each row, or one for all."""
 
-COMPARE: dict[Operator, Callable[[Literal, Literal], bool]] = {
+_COMPARE: dict[Operator, Callable[[object, object], object]] = {
     Operator.EQ: operator.eq,
     Operator.NE: operator.ne,
     Operator.LT: operator.lt,
@@ -38,8 +38,6 @@ COMPARE: dict[Operator, Callable[[Literal, Literal], bool]] = {
     Operator.GT: operator.gt,
     Operator.GE: operator.ge,
 }
-"""What each operator does to values that compare."""
-
 _LOW_HALF = 0xFFFF_FFFF_FFFF_FFFF
 _V4_LAST = V4_MAPPED | 0xFFFF_FFFF
 _FEW = 4
@@ -75,6 +73,18 @@ def question_of(predicate: Comparison | Among | InNetworks | Like | Matches) -> 
     return _pattern(predicate.pattern)
 
 
+def compare_values(sign: Operator, left: Literal, right: Literal) -> bool:
+    """Return whether two values of types that compare do so."""
+    return bool(_COMPARE[sign](left, right))
+
+
+def compare_arrays(
+    sign: Operator, left: npt.NDArray[np.generic], right: npt.NDArray[np.generic] | Literal
+) -> npt.NDArray[np.bool_]:
+    """Return for each row whether two values compare; integers of any width and sign compare exactly."""
+    return cast("npt.NDArray[np.bool_]", _COMPARE[sign](left, right))
+
+
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 _WHOLE = frozenset({FieldType.INT, FieldType.TIME, FieldType.LEVEL})
@@ -92,24 +102,24 @@ def numbers_of(kind: FieldType, column: Column) -> npt.NDArray[np.generic] | Non
 
 def _comparison(predicate: Comparison) -> Question:
     kind, value = predicate.operand.type, predicate.value
-    compare = COMPARE[predicate.operator]
+    sign = predicate.operator
 
     def on_value(held: Literal) -> bool:
-        return compare(held, value)
+        return compare_values(sign, held, value)
 
     if kind in _DTYPE_KINDS:
 
         def on_numbers(column: Column) -> Mask | None:
             values = numbers_of(kind, column)
-            return None if values is None else compare(values, value)  # type: ignore[arg-type]
+            return None if values is None else compare_arrays(sign, values, value)
 
         return Question(on_value, on_numbers, 1)
     if kind is FieldType.ADDRESS and isinstance(value, int):
-        return Question(on_value, _address_comparison(predicate.operator, value), 2)
+        return Question(on_value, _address_comparison(sign, value), 2)
     if kind is FieldType.ID and isinstance(value, int):
-        return Question(on_value, lambda column: _id_comparison(column, predicate.operator, value), 2)
-    if predicate.operator in {Operator.EQ, Operator.NE} and isinstance(value, str | bytes):
-        return Question(on_value, _equality(on_value, value, wanted=predicate.operator is Operator.EQ), 3)
+        return Question(on_value, lambda column: _id_comparison(column, sign, value), 2)
+    if sign in {Operator.EQ, Operator.NE} and isinstance(value, str | bytes):
+        return Question(on_value, _equality(on_value, value, wanted=sign is Operator.EQ), 3)
     return Question(on_value, lambda column: _by_dictionary(column, on_value), 20)
 
 
@@ -212,12 +222,14 @@ def _v4_in_range(values: npt.NDArray[np.unsignedinteger], first: int, last: int)
         mask = np.array(0xFFFF_FFFF ^ (size - 1), ">u4").view("<u4")
         wanted = np.array(first & 0xFFFF_FFFF, ">u4").view("<u4")
         held = values.view("<u4")
-        return (held == wanted) if size == 1 else (held & mask) == wanted  # type: ignore[no-any-return]
+        return compare_arrays(Operator.EQ, held if size == 1 else held & mask, wanted)
     native = values.astype(np.uint32)
     return (native >= first & 0xFFFF_FFFF) & (native <= last & 0xFFFF_FFFF)
 
 
-def _at_least(high: npt.NDArray[np.unsignedinteger], low: npt.NDArray[np.unsignedinteger], value: int) -> Mask:
+def _at_least(
+    high: npt.NDArray[np.unsignedinteger], low: npt.NDArray[np.unsignedinteger], value: int
+) -> npt.NDArray[np.bool_]:
     """Return where a 128-bit number given as halves is ``value`` or more; ``value`` may be one too large."""
     if value >> 128:
         return np.zeros(len(low), np.bool_)
@@ -250,7 +262,9 @@ def _by_dictionary(column: Column, on_value: Callable[[Literal], bool]) -> Mask 
     return table[column.codes] if table.any() else False
 
 
-def _equality(on_value: Callable[[Literal], bool], value: str | bytes, *, wanted: bool) -> Callable[[Column], Mask | None]:
+def _equality(
+    on_value: Callable[[Literal], bool], value: str | bytes, *, wanted: bool
+) -> Callable[[Column], Mask | None]:
     encoded = value.encode("utf-8", "replace") if isinstance(value, str) else value
     kind = Text if isinstance(value, str) else Bytes
 
@@ -272,7 +286,7 @@ def _code_is(column: Words, value: str, *, wanted: bool) -> Mask:
     if value not in column.values:
         return not wanted
     code = column.values.index(value)
-    return (column.codes == code) if wanted else (column.codes != code)
+    return compare_arrays(Operator.EQ if wanted else Operator.NE, column.codes, code)
 
 
 def _rows_equal(column: Packed, value: bytes) -> npt.NDArray[np.bool_]:

@@ -35,8 +35,8 @@ from eddy_mesh.selection.plan import (
 
 _PLAIN = re.compile(r"[A-Za-z_@][\w@-]*(\.[\w@-]+)*", re.ASCII)
 _KEYWORDS = frozenset(
-    "select as from where since until group by having order limit every or and not between in like is null true false "
-    "asc desc distinct cidr".split()
+    {"select", "as", "from", "where", "since", "until", "group", "by", "having", "order", "limit", "every", "or", "and"}
+    | {"not", "between", "in", "like", "is", "null", "true", "false", "asc", "desc", "distinct", "cidr"}
 )
 
 

@@ -183,15 +183,13 @@ class _Rows(_Builder):
     """One row an event."""
 
     def query(self, table: str) -> Sql:
-        values = joined(", ", [part for output in self.outputs() for part in self._values(output)])
-        select = sql(f"SELECT {{}} FROM {_template(table)}{{}}{{}}{{}}", values, self._where(), self._order(), self._limit())
-        return select
+        values = joined(", ", [part for each in self._selected() for part in self._values(*each)])
+        return joined("", [sql("SELECT {} FROM {}", values, Sql(table)), self._where(), self._order(), self._limit()])
 
     def outputs(self) -> tuple[Output, ...]:
         return tuple(output for output, _ in self._selected())
 
-    def _values(self, output: Output) -> list[Sql]:
-        operand = dict((each.name, operand) for each, operand in self._selected())[output.name]
+    def _values(self, output: Output, operand: Operand) -> list[Sql]:
         if output.form is Form.SPARSE:
             return [Sql(quoted(EXTRA))]
         if output.form is Form.JSON:
@@ -243,7 +241,7 @@ class _Aggregates(_Builder):
     def query(self, table: str) -> Sql:
         keys = [sql(f"{{}} AS k{number}", key) for number, key in enumerate(self._keys())]
         values = [sql(f"{{}} AS a{number}", self._aggregate(each)) for number, each in enumerate(self._plan.aggregates)]
-        inner = sql(f"SELECT {{}} FROM {_template(table)}{{}}", joined(", ", keys + values), self._where())
+        inner = sql("SELECT {} FROM {}{}", joined(", ", keys + values), Sql(table), self._where())
         if keys:
             inner = sql("{} GROUP BY " + ", ".join(str(number + 1) for number in range(len(keys))), inner)
         having = Sql("")
@@ -251,11 +249,13 @@ class _Aggregates(_Builder):
             having = sql(" WHERE {}", condition_sql(self._plan.having, self._dialect, self._outer))
         shown = ", ".join(self._shown())
         if self._plan.every_ns is None or self._plan.limit is None:
-            order = self._order(self._with_window())
-            return sql(f"SELECT {shown} FROM ({{}}) AS g{{}}{order}{{}}", inner, having, self._limit())
-        ranked = sql(f"SELECT *, row_number() OVER (PARTITION BY k0{self._order([])}) AS place FROM ({{}}) AS g{{}}", inner, having)
+            order = Sql(self._order(self._with_window()))
+            whole_rows = sql("SELECT {} FROM ({}) AS g", Sql(shown), inner)
+            return joined("", [whole_rows, having, order, self._limit()])
+        place_in_window = Sql(f"row_number() OVER (PARTITION BY k0{self._order([])}) AS place")
+        ranked = sql("SELECT *, {} FROM ({}) AS g{}", place_in_window, inner, having)
         limit = Sql("?", (self._plan.limit,))
-        return sql(f"SELECT {shown} FROM ({{}}) AS r WHERE place <= {{}} ORDER BY k0, place", ranked, limit)
+        return sql("SELECT {} FROM ({}) AS r WHERE place <= {} ORDER BY k0, place", Sql(shown), ranked, limit)
 
     def outputs(self) -> tuple[Output, ...]:
         outputs = [Output(WINDOW_START, FieldType.TIME)] if self._plan.every_ns is not None else []
@@ -337,8 +337,3 @@ def _operand(name: str) -> Operand:
 
 def _as_operand(value: Operand | Aggregate) -> Operand:
     return value if isinstance(value, Operand) else Operand(value.name, value.type)
-
-
-def _template(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
-

@@ -166,6 +166,6 @@ def _type_sql(tokens: list[str], dialect: Dialect, *, prefix: bool) -> Sql:
         if not prefix:
             return exact
         return sql("({} OR {})", exact, Sql('substr("type", 1, ?) = ?', (len(text) + 1, text + ".")))
-    body = r"\.".join("[^.]+" if token == "*" else token for token in tokens)
+    body = r"\.".join("[^.]+" if each == "*" else each for each in tokens)
     pattern = f"^{body}{'(?:$|[.])' if prefix else '$'}"
     return Sql('regexp_matches("type", ?)' if dialect.has_halves else '("type" REGEXP ?)', (pattern,))

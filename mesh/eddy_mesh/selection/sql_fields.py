@@ -76,8 +76,10 @@ def quoted(name: str) -> str:
 
 
 def value(dialect: Dialect, literal: Literal) -> Sql:
-    """Return a literal as a parameter. SQLite has no unsigned integers: a double compares as well, since no column
-    holds an integer that large."""
+    """Return a literal as a parameter.
+
+    SQLite has no unsigned integers: a double compares as well there, since no column holds an integer that large.
+    """
     if not dialect.has_halves and isinstance(literal, int) and literal >= 1 << 63:
         return Sql("?", (float(literal),))
     return Sql("?", (literal,))
@@ -172,21 +174,22 @@ def member_json(dialect: Dialect, name: str) -> Sql:
 
 
 _DUCKDB_MEMBERS = {
-    FieldType.TEXT: "CASE json_type(\"extra\", {}) WHEN 'VARCHAR' THEN json_extract_string(\"extra\", {}) END",
-    FieldType.LIST: "CASE json_type(\"extra\", {}) WHEN 'ARRAY' THEN json_extract_string(\"extra\", {}) END",
+    FieldType.TEXT: 'CASE json_type("extra", {}) WHEN \'VARCHAR\' THEN json_extract_string("extra", {}) END',
+    FieldType.LIST: 'CASE json_type("extra", {}) WHEN \'ARRAY\' THEN json_extract_string("extra", {}) END',
     FieldType.BOOL: "CASE json_type(\"extra\", {}) WHEN 'BOOLEAN' THEN json_extract_string(\"extra\", {}) = 'true' END",
     FieldType.FLOAT: "CASE WHEN json_type(\"extra\", {}) IN ('BIGINT', 'UBIGINT', 'DOUBLE') "
     'THEN TRY_CAST(json_extract_string("extra", {}) AS DOUBLE) END',
     FieldType.INT: "CASE WHEN json_type(\"extra\", {}) IN ('BIGINT', 'UBIGINT') "
     'THEN TRY_CAST(json_extract_string("extra", {}) AS HUGEINT) END',
-    FieldType.ANY: "CASE WHEN json_type(\"extra\", {}) <> 'NULL' THEN json_extract_string(\"extra\", {}) END",
+    FieldType.ANY: 'CASE WHEN json_type("extra", {}) <> \'NULL\' THEN json_extract_string("extra", {}) END',
 }
 _SQLITE_MEMBERS = {
-    FieldType.TEXT: "CASE json_type(\"extra\", {}) WHEN 'text' THEN \"extra\" ->> {} END",
-    FieldType.LIST: "CASE json_type(\"extra\", {}) WHEN 'array' THEN \"extra\" -> {} END",
+    FieldType.TEXT: 'CASE json_type("extra", {}) WHEN \'text\' THEN "extra" ->> {} END',
+    FieldType.LIST: 'CASE json_type("extra", {}) WHEN \'array\' THEN "extra" -> {} END',
     FieldType.BOOL: "CASE WHEN json_type(\"extra\", {}) IN ('true', 'false') THEN \"extra\" ->> {} END",
-    FieldType.FLOAT: "CASE WHEN json_type(\"extra\", {}) IN ('integer', 'real') THEN CAST(\"extra\" ->> {} AS REAL) END",
-    FieldType.INT: "CASE json_type(\"extra\", {}) WHEN 'integer' THEN \"extra\" ->> {} END",
+    FieldType.FLOAT: "CASE WHEN json_type(\"extra\", {}) IN ('integer', 'real') "
+    'THEN CAST("extra" ->> {} AS REAL) END',
+    FieldType.INT: 'CASE json_type("extra", {}) WHEN \'integer\' THEN "extra" ->> {} END',
     FieldType.ANY: "CASE json_type(\"extra\", {}) WHEN 'null' THEN NULL WHEN 'text' THEN \"extra\" ->> {} "
     'ELSE "extra" -> {} END',
 }

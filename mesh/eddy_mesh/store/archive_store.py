@@ -1,7 +1,8 @@
 """The storage engine of the archive: takes batches, keeps them whatever happens, answers statements about them.
 
-What may live here: `ArchiveStore`, which joins journal, held events and sealed files. A batch goes into the journal and is held
-in memory; when enough are held, or they are old enough, they become one Parquet file and the journal forgets them.
+What may live here: `ArchiveStore`, which joins journal, held events and sealed files. A batch goes into the journal and
+is held in memory; when enough are held, or they are old enough, they become one Parquet file and the journal forgets
+them.
 
 Every call is synchronous and may come from any thread. `append`, `sync` and queries go on while `seal` or `compact`
 writes a file; only one of those two runs at a time. A query sees every event that was appended before it began, once.
@@ -9,55 +10,32 @@ writes a file; only one of those two runs at a time. A query sees every event th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TypeVar
 
 from eddy_mesh.batch import Batch
 from eddy_mesh.cer import EventId, Value
-from eddy_mesh.errors import StoreError
+from eddy_mesh.errors import StoreError, UsageError
 from eddy_mesh.selection.plan import Plan
 from eddy_mesh.store import stored_query
-from eddy_mesh.store.catalogue import SealedFile
+from eddy_mesh.store.catalogue import SealedFile, may_select
+from eddy_mesh.store.config import StoreConfig, connect, copy_options
 from eddy_mesh.store.disk import lock_folder, store_error
 from eddy_mesh.store.gather import gather
 from eddy_mesh.store.held import Held, Pending
 from eddy_mesh.store.journal import Journal
-from eddy_mesh.store.partition import HOUR_MS, partition_of
+from eddy_mesh.store.partition import HOUR_MS, Partition, partition_of
 from eddy_mesh.store.sealed import SealedFiles
+from eddy_mesh.store.stored_query import Content
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+__all__ = ["ArchiveStore", "StoreConfig"]
 
 _NS = 1_000_000_000
-
-
-class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of an archive's store."""
-
-    max_rows: int = 1_000_000
-    """Events of one kind and hour that are held before they are sealed into a file."""
-    max_age_s: float = 60.0
-    """Longest time that an event is held before it is sealed, s."""
-    max_held_rows: int = 8_000_000
-    """Events held in memory at most, all kinds together; beyond it `append` refuses until `seal` has made room."""
-    max_journal_bytes: int = 2 << 30
-    """Size of the journal at which everything is sealed, whatever its age; bytes."""
-    row_group_rows: int = 245_760
-    """Events of one row group: more make files smaller and small queries slower."""
-    compression_level: int = 1
-    """Level of zstd, 1 to 22; 3 saves one byte in a hundred and costs a tenth of the speed."""
-    compact_rows: int = 200_000
-    """Files of one kind and hour with fewer events than this are put together when the hour is over."""
-    threads: int = 2
-    """Most threads of a query or a seal."""
-    memory_bytes: int = 2 << 30
-    """Most memory of DuckDB; a query that needs more goes to disk; bytes."""
+_T = TypeVar("_T")
 
 
 class ArchiveStore:
@@ -88,9 +66,9 @@ class ArchiveStore:
         self._held = Held()
         with ExitStack() as opened:
             opened.callback(lock_folder(path).close)
-            self._connection = _connect(path, config)
+            self._connection = connect(path, config)
             opened.callback(self._connection.close)
-            self._files = SealedFiles(path, self._connection, _copy_options(config))
+            self._files = SealedFiles(path, self._connection, copy_options(config))
             opened.callback(self._files.catalogue.close)
             sealed = self._files.sealed_through()
             self._journal = Journal(path / "journal", max(sealed.values(), default=0) + 1)
@@ -198,23 +176,38 @@ class ArchiveStore:
         Raises:
             StoreError: the statement could not be run.
         """
-        return stored_query.rows(plan, self.query_batches(plan))
+        if stored_query.is_stream(plan):
+            for batch in self.query_batches(plan):
+                yield from stored_query.rows(batch, plan)
+            return
+        with self._files.reading():
+            content = self._content(plan)
+            yield from self._asked(content, lambda: stored_query.answer(plan, self._connection, content))
 
     def query_batches(self, plan: Plan) -> Iterator[Batch]:
-        """Yield the result of a statement as batches; those of a group are rows of their own kind.
+        """Yield the events that a statement selects, as batches of one kind each, projected.
+
+        Args:
+            plan: one without groups, order and limit; `query` takes those too.
 
         Raises:
             StoreError: the statement could not be run.
+            UsageError: the plan has groups, an order or a limit.
         """
+        if not stored_query.is_stream(plan):
+            raise UsageError(f"{plan.text} has groups, an order or a limit: its result is rows, use query")
         with self._files.reading():
-            with self._lock:
-                files = self._files.catalogue.select(plan)
-                pending = [(one, list(one.batches)) for one in self._held.all()]
-            held = [self._gathered(one, batches) for one, batches in pending if stored_query.is_of(plan, one.partition)]
-            yield from stored_query.run(plan, self._connection, self._files, files, held)
+            content = self._content(plan)
+            batches = stored_query.select(plan, self._connection, content)
+            while (batch := self._asked(content, lambda: next(batches, None))) is not None:
+                yield batch
 
     def fetch(self, ids: Sequence[EventId]) -> list[dict[str, Value]]:
-        """Return the events with these ids, as rows, in the order of their ids; an unknown id gives no row."""
+        """Return the events with these ids, as rows, in the order of their ids; an unknown id gives no row.
+
+        Raises:
+            StoreError: a file could not be read.
+        """
         wanted = sorted(set(ids))
         if not wanted:
             return []
@@ -222,7 +215,33 @@ class ArchiveStore:
             with self._lock:
                 files = self._files.catalogue.with_ids(wanted[0], wanted[-1])
                 held = [batch for pending in self._held.all() for batch in pending.batches]
-            return stored_query.fetch(wanted, self._connection, self._files, files, held)
+            content = Content(self._files, files, held)
+            return self._asked(content, lambda: stored_query.fetch(wanted, self._connection, content))
+
+    def _content(self, plan: Plan) -> Content:
+        """Return what a plan is asked of: every event that was appended until now, once."""
+        with self._lock:
+            files = self._files.catalogue.select(plan)
+            pending = [(one, list(one.batches)) for one in self._held.all()]
+        wanted = [(one, batches) for one, batches in pending if may_select(plan, one.partition.kind)]
+        return Content(self._files, files, [self._gathered(one, batches) for one, batches in wanted])
+
+    def _asked(self, content: Content, question: Callable[[], _T]) -> _T:
+        """Return the answer of DuckDB; when a file is the reason why there is none, put it aside and say so."""
+        import duckdb  # noqa: PLC0415  # 65 MB that most processes never need
+
+        try:
+            return question()
+        except duckdb.OutOfMemoryException as error:
+            message = (
+                f"the statement needs more than memory_bytes = {self.config.memory_bytes:,}: narrow it or raise that"
+            )
+            raise StoreError(message, retryable=False) from error
+        except duckdb.Error as error:
+            aside = [str(file.name.path) for file in content.files if not self._files.check(file)]
+            if aside:
+                raise StoreError(f"damaged, put aside: {', '.join(aside)}; ask again for the rest") from error
+            raise StoreError(f"the statement could not be run: {error}", retryable=False) from error
 
     @property
     def rows(self) -> int:
@@ -239,7 +258,7 @@ class ArchiveStore:
     @property
     def bytes(self) -> int:
         """Bytes on disk: files and journal."""
-        return self._files.catalogue.totals()[1] + self._journal.bytes
+        return self._files.catalogue.totals()[1] + self._journal.size_bytes
 
     @property
     def oldest_ns(self) -> int | None:
@@ -268,7 +287,7 @@ class ArchiveStore:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _recover(self, sealed: dict[object, int]) -> None:
+    def _recover(self, sealed: Mapping[Partition, int]) -> None:
         for segment, batch in self._journal.replay():
             if segment > sealed.get(partition_of(batch), 0):
                 self._held.add(batch, segment)
@@ -277,7 +296,7 @@ class ArchiveStore:
 
     def _due(self, now_ns: int, *, force: bool) -> list[Pending]:
         due = self._held.due(now_ns, self.config.max_rows, int(self.config.max_age_s * _NS))
-        if force or self._journal.bytes > self.config.max_journal_bytes:
+        if force or self._journal.size_bytes > self.config.max_journal_bytes:
             return self._held.waiting()
         return due
 
@@ -319,36 +338,3 @@ class ArchiveStore:
             if len(run) > 1:
                 return run
         return []
-
-
-def _connect(path: Path, config: StoreConfig) -> DuckDBPyConnection:
-    """Return DuckDB in memory, shut off from all files but those of the store, and from the network."""
-    import duckdb  # noqa: PLC0415  # 65 MB that most processes never need
-
-    settings = {
-        "threads": config.threads,
-        "memory_limit": f"{config.memory_bytes // 1_000_000}MB",
-        "temp_directory": str(path / "tmp" / "duckdb"),
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-        "allow_community_extensions": False,
-        "python_enable_replacements": False,
-    }
-    try:
-        connection = duckdb.connect(config=settings)
-        connection.execute("SET allowed_directories = [$1]", [str(path)])
-        connection.execute("SET parquet_metadata_cache = true")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-    except duckdb.Error as error:
-        raise StoreError(f"duckdb can not be started for {path}: {error}", retryable=False) from error
-    return connection
-
-
-def _copy_options(config: StoreConfig) -> dict[str, str]:
-    return {
-        "PARQUET_VERSION": "V2",
-        "COMPRESSION": "zstd",
-        "COMPRESSION_LEVEL": str(config.compression_level),
-        "ROW_GROUP_SIZE": str(config.row_group_rows),
-    }

@@ -14,8 +14,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from eddy_mesh.batch import Kind
+from eddy_mesh.cer import Stage
 from eddy_mesh.errors import StoreError
-from eddy_mesh.selection.plan import Pattern, Plan
+from eddy_mesh.selection.plan import Plan
+from eddy_mesh.selection.prefilter import matches_kind
 from eddy_mesh.store.disk import full_error
 from eddy_mesh.store.partition import FileName, file_name
 from eddy_mesh.store.summary import Summary, may_hold
@@ -116,7 +119,11 @@ class Catalogue:
             parameters.append(plan.until_ns)
         where = " AND ".join(conditions)
         found = self._files(f"WHERE {where} ORDER BY hour, stage, event_class, type, first_segment", parameters)
-        return [file for file in found if matches_sources(plan.sources, file) and may_hold(file.summary, plan.where)]
+        return [
+            file
+            for file in found
+            if may_select(plan, file.name.partition.kind, file.summary.origins) and may_hold(file.summary, plan.where)
+        ]
 
     def with_ids(self, first: bytes, last: bytes) -> list[SealedFile]:
         """Return the files that may hold events with ids from ``first`` to ``last``."""
@@ -130,14 +137,16 @@ class Catalogue:
         for path, size, summary in self._rows(f"SELECT path, byte_count, summary FROM files {clause}", parameters):  # noqa: S608
             name = file_name(PurePosixPath(str(path)))
             if name is not None:
-                yield SealedFile(name, int(size), msgspec.msgpack.decode(summary, type=Summary))  # type: ignore[call-overload, arg-type]
+                yield SealedFile(name, int(size), msgspec.msgpack.decode(summary, type=Summary))  # type: ignore[call-overload]
 
     def _rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         with self._lock:
             try:
-                return self._base.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+                return self._base.execute(statement, parameters).fetchall()
             except sqlite3.Error as error:
-                raise StoreError(f"{self._path}: {error}; stop the agent and delete this file, it is made anew") from error
+                raise StoreError(
+                    f"{self._path}: {error}; stop the agent and delete this file, it is made anew"
+                ) from error
 
 
 _INSERT = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -179,18 +188,14 @@ def _row(file: SealedFile) -> tuple[object, ...]:
 _INT64_MAX = (1 << 63) - 1
 
 
-def matches_sources(sources: Sequence[Pattern], file: SealedFile) -> bool:
-    """Return whether a pattern of FROM may select events of a file."""
-    kind = file.name.partition.kind
-    tokens = (str(kind.event_class), *kind.type.split("."))
-    return not sources or any(_matches(pattern, tokens) for pattern in sources)
+def may_select(plan: Plan, kind: Kind, origins: Sequence[str] | None = None) -> bool:
+    """Return whether a plan may select events of a kind.
 
-
-def _matches(pattern: Pattern, tokens: tuple[str, ...]) -> bool:
-    """Compare a pattern with the tokens of a kind; what it says beyond them is of the origin and left to the query."""
-    for wanted, token in zip(pattern, tokens, strict=False):
-        if wanted == ">":
-            return True
-        if wanted not in {"*", token}:
-            return False
-    return True
+    Args:
+        plan: its FROM, its rule of stages and what WHERE says of the kind are looked at.
+        kind: stage, class and type.
+        origins: host processes that they are from, or None where that is not known.
+    """
+    if origins is None:
+        return plan.every_stage or kind.stage is not Stage.RAW
+    return any(matches_kind(plan, kind, origin) for origin in origins)

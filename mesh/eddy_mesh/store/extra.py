@@ -38,14 +38,15 @@ def encode_extra(columns: Mapping[str, Column], count: int) -> Objects | str | N
     only = next(iter(columns.items())) if len(columns) == 1 else None
     if only is not None and isinstance(only[1], Words) and only[1].nulls is None:
         texts = np.array([_json({only[0]: text}) for text in only[1].values], dtype=object)
-        return texts[only[1].codes]
+        coded: Objects = texts[only[1].codes]
+        return coded
     rows: Objects = np.empty(count, dtype=object)
     rows[:] = [_json(_row(columns, row)) for row in range(count)]
     return rows
 
 
 def decode_extra(texts: Sequence[str | None]) -> Column | None:
-    """Return the column of maps of JSON texts, or None when no row has any; an unreadable text becomes its own value."""
+    """Return the column of maps of JSON texts, or None when no row has any; what is no JSON is kept as text."""
     maps: list[Value] = [None if text is None else _decoded(text) for text in texts]
     return None if all(value is None for value in maps) else any_column(maps)
 
@@ -69,7 +70,12 @@ def _json(values: Mapping[str, Value]) -> str | None:
     try:
         return _encode({name: _plain(value) for name, value in values.items()}).decode("utf-8", "replace")
     except (UnicodeEncodeError, RecursionError):  # a lone surrogate: kept as the bytes that it stands for
-        return _encode({_clean(name): {"base64": _base64(repr(value).encode("utf-8", "surrogatepass"))} for name, value in values.items()}).decode()
+        return _encode(
+            {
+                _clean(name): {"base64": _base64(repr(value).encode("utf-8", "surrogatepass"))}
+                for name, value in values.items()
+            }
+        ).decode()
 
 
 def _clean(name: str) -> str:

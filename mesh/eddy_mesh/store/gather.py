@@ -1,8 +1,8 @@
 """Joining many batches of one kind quickly: columns that differ in form only are brought to one form first.
 
 What may live here: `gather` and the widening of one column. `eddy_mesh.concatenate` joins columns of one form without
-a look at the rows, and any others row by row in Python; an exporter's address is a constant in each batch and another one in the next,
-so that without this file a million rows would be looked at one by one.
+a look at the rows, and any others row by row in Python; an exporter's address is a constant in each batch and another
+one in the next, so that without this file a million rows would be looked at one by one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from eddy_mesh.batch import Batch, join
+from eddy_mesh.columnize import any_column, column_of
 from eddy_mesh.columns import (
     Addresses,
     Column,
@@ -25,7 +26,6 @@ from eddy_mesh.columns import (
     address_halves,
     pack,
 )
-from eddy_mesh.columnize import any_column, column_of
 from eddy_mesh.fields import FieldType, type_of
 
 ORIGIN = "origin"
@@ -153,11 +153,11 @@ def _cast(column: Column | None, dtype: type[np.float64 | np.int64]) -> Column |
 
 def _fits_int64(column: Numbers) -> bool:
     values = column.values
-    return values.dtype != np.uint64 or len(values) == 0 or int(values.max()) <= _INT64_MAX  # type: ignore[attr-defined]
+    return values.dtype != np.uint64 or len(values) == 0 or int(values.max()) <= _INT64_MAX
 
 
 def _is_exact_float(column: Numbers) -> bool:
     values = column.values
     if values.dtype.kind == "f" or len(values) == 0:
         return True
-    return int(values.max()) <= EXACT_FLOAT and int(values.min()) >= -EXACT_FLOAT  # type: ignore[attr-defined]
+    return int(values.max()) <= EXACT_FLOAT and int(values.min()) >= -EXACT_FLOAT

@@ -4,8 +4,9 @@ What may live here: the form of a frame, the segment files, group commit, and re
 nothing of Parquet: who seals events tells it from which segment on the frames are still needed.
 
 A segment is ``<number>.log``: 8 bytes of magic, then frames. A frame is ``length u4, crc u4, payload``, little-endian;
-the CRC-32 covers segment number, length and payload, so that neither zeros nor another segment's old blocks pass. A payload is
-``header length u2, header, batch``: the header is msgpack ``[stage, class, type, origin]``, the batch `eddy_mesh.codec`.
+the CRC-32 covers segment number, length and payload, so that neither zeros nor another segment's old blocks pass. A
+payload is ``header length u2, header, batch``: the header is msgpack ``[stage, class, type, origin]``, the batch is
+as in `eddy_mesh.codec`.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Journal:
         self._end = self._synced_end = len(MAGIC)
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Bytes of all segments."""
         paths = [self._path(number) for number in self.segments()]
         return sum(path.stat().st_size for path in paths if path.exists())

@@ -101,7 +101,9 @@ def _column(values: Array | list[Value], field_type: FieldType) -> Column:
 
 def _split(values: Array | list[Value]) -> tuple[Array, Nulls]:
     if isinstance(values, list):
-        return np.array([0 if value is None else value for value in values], np.uint64), np.array([value is None for value in values])
+        return np.array([0 if value is None else value for value in values], np.uint64), np.array(
+            [value is None for value in values]
+        )
     if not isinstance(values, np.ma.MaskedArray):
         return values, None
     mask = np.ma.getmaskarray(values)

@@ -79,7 +79,9 @@ class SealedFiles:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def write(self, batches: Sequence[Batch], partition: Partition, first_segment: int, last_segment: int) -> SealedFile:
+    def write(
+        self, batches: Sequence[Batch], partition: Partition, first_segment: int, last_segment: int
+    ) -> SealedFile:
         """Write a file where nobody looks yet; `commit` makes it one of the store.
 
         Raises:
@@ -211,7 +213,9 @@ class SealedFiles:
             (self._root / name.path).unlink()
             names.discard(name)
         listed = self.catalogue.paths()
-        gone = [name for path in listed - {str(name.path) for name in names} if (name := file_name(PurePosixPath(path)))]
+        gone = [
+            name for path in listed - {str(name.path) for name in names} if (name := file_name(PurePosixPath(path)))
+        ]
         found = [self._described(name) for name in names if str(name.path) not in listed]
         self.catalogue.change([file for file in found if file is not None], gone)
 
@@ -227,7 +231,9 @@ class SealedFiles:
         path = self._root / name.path
         try:
             with self._connection.cursor() as cursor:
-                cursor.execute("SELECT value FROM parquet_kv_metadata(?) WHERE key = 'eddy'::BLOB", [_escaped(str(path))])
+                cursor.execute(
+                    "SELECT value FROM parquet_kv_metadata(?) WHERE key = 'eddy'::BLOB", [_escaped(str(path))]
+                )
                 found = cursor.fetchone()
             if found is not None:
                 return SealedFile(name, path.stat().st_size, msgspec.msgpack.decode(bytes(found[0]), type=Summary))

@@ -1,34 +1,35 @@
 """Statements and look-ups by id over sealed files and held events.
 
-What may live here: which files are read together, and how each form of statement is answered. A statement that selects
-events is narrowed by DuckDB, decided by the same code as on live flows, and comes in chunks in order of time; one that
-groups or orders is one DuckDB query over everything.
+What may live here: which files are read together, and how each form of statement is answered. A statement that only
+selects comes in chunks, by hour, so that a large result needs little memory; one that groups, orders or limits is one
+DuckDB query over everything. Held events meet the same predicate as live ones, or DuckDB as a further table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from eddy_mesh.batch import EXTRA, Batch
-from eddy_mesh.cer import EventId, Value
+from eddy_mesh.cer import VERSION, EventId, Value
 from eddy_mesh.columns import Ids
-from eddy_mesh.errors import StoreError
-from eddy_mesh.rows import flat_row, flat_rows
-from eddy_mesh.selection.evaluate import Matcher, matcher, whole_condition
-from eddy_mesh.selection.plan import Operand, Plan, needed_fields
+from eddy_mesh.fields import FieldType, type_of
+from eddy_mesh.rows import flat_row
+from eddy_mesh.selection.evaluate import Matcher, matcher
+from eddy_mesh.selection.plan import Item, Operand, Plan, needed_fields
 from eddy_mesh.selection.prefilter import matches_kind
 from eddy_mesh.selection.project import project
+from eddy_mesh.selection.sql import DUCKDB, Stored, to_sql
 from eddy_mesh.store.catalogue import SealedFile
 from eddy_mesh.store.gather import ORIGIN
-from eddy_mesh.store.narrowing import narrowing_sql
-from eddy_mesh.store.partition import Partition
+from eddy_mesh.store.listing import listed_rows
 from eddy_mesh.store.restore import fetch_arrays, restore
 from eddy_mesh.store.sealed import SealedFiles
-from eddy_mesh.store.tables import HIGH, LOW, quoted
+from eddy_mesh.store.tables import HIGH, LOW, quoted, table_of
+from eddy_mesh.store.unfold import unfold
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -36,46 +37,49 @@ if TYPE_CHECKING:
 _CHUNK_ROWS = 1_000_000
 """Files with up to so many events in all are read together."""
 
+_NO_EVENTS = (
+    "SELECT '' AS stage, '' AS event_class, '' AS type, '' AS origin, 0::BIGINT AS occurred, 0::BIGINT AS observed, "
+    '0::UBIGINT AS "id#hi", 0::UBIGINT AS "id#lo" WHERE false'
+)
 
-def is_of(plan: Plan, partition: Partition) -> bool:
-    """Return whether events of a partition may be selected by a plan, as far as their stage says."""
-    return plan.every_stage or partition.kind.stage != "raw"
 
+class Content(NamedTuple):
+    """What a statement is asked of.
 
-def select(
-    plan: Plan, connection: DuckDBPyConnection, sealed: SealedFiles, files: Sequence[SealedFile], held: Sequence[Batch]
-) -> Iterator[Batch]:
-    """Yield the events that a plan without groups and order selects, projected.
-
-    Args:
-        plan: its ORDER BY and GROUP BY are empty.
-        connection: DuckDB.
-        sealed: where the files are.
-        files: those that may hold such events, by hour and kind.
+    Attributes:
+        sealed: reads files.
+        files: those that may hold selected events, by hour, kind and arrival.
         held: events that are in no file, gathered.
+    """
+
+    sealed: SealedFiles
+    files: Sequence[SealedFile]
+    held: Sequence[Batch]
+
+
+def is_stream(plan: Plan) -> bool:
+    """Return whether a plan only selects and projects, so that its result can come in chunks."""
+    return not plan.is_aggregate and not plan.order_by and plan.limit is None
+
+
+# --- select and project ------------------------------------------------------------------------------------------
+
+
+def select(plan: Plan, connection: DuckDBPyConnection, content: Content) -> Iterator[Batch]:
+    """Yield what a plan for which `is_stream` holds selects, projected.
 
     Raises:
-        StoreError: a file can not be read.
+        duckdb.Error: a file can not be read.
     """
-    match = matcher(plan)
-    left = plan.limit
-    for batch in _candidates(plan, connection, sealed, files, held):
-        found = _matching(plan, match, batch)
-        if left is not None:
-            found = found.slice(0, left)
-            left -= found.count
+    for chunk in _chunks(content.files):
+        found = _read(plan, connection, content.sealed.relation(chunk), chunk[0])
         if found.count:
             yield project(plan, found)
-        if left == 0:
-            return
-
-
-def _candidates(
-    plan: Plan, connection: DuckDBPyConnection, sealed: SealedFiles, files: Sequence[SealedFile], held: Sequence[Batch]
-) -> Iterator[Batch]:
-    for chunk in _chunks(files):
-        yield from _read(plan, connection, sealed, chunk)
-    yield from held
+    match = matcher(plan)
+    for batch in content.held:
+        found = _matching(plan, match, batch)
+        if found.count:
+            yield project(plan, found)
 
 
 def _chunks(files: Iterable[SealedFile]) -> Iterator[list[SealedFile]]:
@@ -83,7 +87,9 @@ def _chunks(files: Iterable[SealedFile]) -> Iterator[list[SealedFile]]:
     chunk: list[SealedFile] = []
     rows = 0
     for file in files:
-        if chunk and (rows + file.summary.rows > _CHUNK_ROWS or file.name.partition.kind != chunk[0].name.partition.kind):
+        if chunk and (
+            rows + file.summary.rows > _CHUNK_ROWS or file.name.partition.kind != chunk[0].name.partition.kind
+        ):
             yield chunk
             chunk, rows = [], 0
         chunk.append(file)
@@ -92,80 +98,135 @@ def _chunks(files: Iterable[SealedFile]) -> Iterator[list[SealedFile]]:
         yield chunk
 
 
-def _read(plan: Plan, connection: DuckDBPyConnection, sealed: SealedFiles, chunk: list[SealedFile]) -> Iterator[Batch]:
-    relation = sealed.relation(chunk)
+def _read(plan: Plan, connection: DuckDBPyConnection, relation: str, file: SealedFile) -> Batch:
+    """Return the events of files of one kind that a plan selects, with the columns that its projection needs."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT * FROM {relation} LIMIT 0")  # noqa: S608  # names are quoted, paths are literals
-        columns = [str(column[0]) for column in cursor.description or []]
-        wanted = ", ".join(quoted(name) for name in columns if name in _stored_names(plan, columns))
-        where = narrowing_sql(whole_condition(plan), columns)
-        cursor.execute(f"SELECT {wanted} FROM {relation} WHERE {where}")  # noqa: S608  # see above
-        batch = restore(fetch_arrays(cursor), chunk[0].name.partition.kind)
-    if batch.count:
-        yield batch
+        names = _names(cursor, relation)
+        single = _single_ids(names)
+        if any(name in names or name in needed_fields(replace(plan, items=())) for name in single):
+            relation, single = _with_lists(names, relation), []
+            names = _names(cursor, relation)
+        columns = _columns(names)
+        wanted = [name for name in columns if not plan.items or name in needed_fields(plan) | {"id", EXTRA}]
+        items = tuple(Item(_operand(name, is_id=name in single), name) for name in wanted if name != ORIGIN)
+        query = to_sql(replace(plan, items=items), DUCKDB, relation, columns)
+        cursor.execute(query.sql, query.parameters)
+        batch = restore(fetch_arrays(cursor), file.name.partition.kind)
+    return replace(batch, origin=file.summary.origins[0]) if file.summary.origins else batch
 
 
-def _stored_names(plan: Plan, columns: Sequence[str]) -> set[str]:
-    """Return the stored columns that a plan needs."""
-    if not plan.items:
-        return set(columns)
-    names = needed_fields(plan) | {item.value.name for item in plan.items if isinstance(item.value, Operand)} | {"id", ORIGIN}
-    stored = {form for name in names for form in (name, name + HIGH, name + LOW)}
-    return stored | {EXTRA}
+def _names(cursor: DuckDBPyConnection, relation: str) -> list[str]:
+    """Return the names of the columns of a relation."""
+    cursor.execute(f"SELECT * FROM {relation} LIMIT 0")  # noqa: S608  # names are quoted, paths are literals
+    return [str(column[0]) for column in cursor.description or []]
+
+
+def _columns(names: Sequence[str]) -> dict[str, Stored]:
+    """Return the fields that columns of these names hold, and where each is."""
+    fields = dict.fromkeys(name.removesuffix(HIGH) for name in names if not name.endswith(LOW))
+    return {name: Stored.EXTRA if name == EXTRA else Stored.COLUMN for name in fields}
+
+
+def _single_ids(names: Sequence[str]) -> list[str]:
+    """Return the fields for lists of ids that are stored as one id in halves."""
+    fields = [name.removesuffix(HIGH) for name in names if name.endswith(HIGH)]
+    return [name for name in fields if type_of(name) is FieldType.IDS]
+
+
+def _operand(name: str, *, is_id: bool = False) -> Operand:
+    kind = FieldType.ID if is_id else FieldType.TEXT if name == ORIGIN else type_of(name)
+    return Operand(name, kind, kind is FieldType.ANY)
 
 
 def _matching(plan: Plan, match: Matcher, batch: Batch) -> Batch:
-    """Return the events of a batch of several origins that a plan selects, without the column of origins."""
+    """Return the events of a gathered batch that a plan selects, without the column of origins."""
     origins = batch.columns.get(ORIGIN)
     if origins is None:
         return batch.filter(match(batch))
-    named = [str(origins.at(row)) for row in range(batch.count)] if plan.sources else []
-    accepted = {name: matches_kind(plan, batch.kind, name) for name in set(named)}
     columns = {name: column for name, column in batch.columns.items() if name != ORIGIN}
-    one = str(origins.at(0)) if batch.count else batch.origin
-    if accepted:
-        one = next((name for name, wanted in accepted.items() if wanted), one)
-    batch = replace(batch, columns=columns, origin=one)
-    if accepted and not all(accepted.values()):
-        batch = batch.filter(np.array([accepted[name] for name in named]))
+    named = np.array([str(origins.at(row)) for row in range(batch.count)] if plan.sources else [batch.origin])
+    accepted = [name for name in np.unique(named).tolist() if matches_kind(plan, batch.kind, name)]
+    batch = replace(batch, columns=columns, origin=accepted[0] if accepted else "")
+    if plan.sources:
+        batch = batch.filter(np.isin(named, accepted))
     return batch.filter(match(batch))
 
 
-def rows(plan: Plan, batches: Iterable[Batch]) -> Iterator[dict[str, Value]]:
-    """Yield the rows of a result, each with the names that the projection gives and without the fields that it lacks."""
+# --- groups and order --------------------------------------------------------------------------------------------
+
+
+def answer(plan: Plan, connection: DuckDBPyConnection, content: Content) -> list[dict[str, Value]]:
+    """Return the rows of any plan, by one query over everything.
+
+    Raises:
+        duckdb.Error: a file can not be read, or there is not enough memory.
+    """
+    with connection.cursor() as cursor:
+        tables = [f"SELECT * FROM {content.sealed.relation(content.files)}"] if content.files else []  # noqa: S608
+        for number, batch in enumerate(content.held):
+            table = table_of(unfold(batch))
+            cursor.register(f"held{number}", table.arrays)
+            tables.append(table.select(f"held{number}"))
+        relation = f"({' UNION ALL BY NAME '.join(tables) or _NO_EVENTS}) AS events"
+        relation = _with_lists(_names(cursor, relation), relation)
+        query = to_sql(plan, DUCKDB, relation, _columns(_names(cursor, relation)))
+        cursor.execute(query.sql, query.parameters)
+        found = query.rows(cursor.fetchall())
+    if plan.is_aggregate:
+        return found
+    shown = {item.name for item in plan.items}
+    implied: dict[str, Value] = {} if shown else {"version": VERSION}
+    return [
+        implied
+        | {name: value for name, value in row.items() if value is not None and (name != ORIGIN or name in shown)}
+        for row in found
+    ]
+
+
+def _with_lists(names: Sequence[str], relation: str) -> str:
+    """Return a relation in which a single id of a list is bytes, as several are: what statements expect."""
+    single = _single_ids(names)
+    if not single:
+        return relation
+    left_out = ", ".join(quoted(name + half) for name in single for half in (HIGH, LOW))
+    both = ", ".join(quoted(name) for name in single if name in names)
+    joined = []
+    for name in single:
+        packed = f"unhex(printf('%016x%016x', {quoted(name + HIGH)}, {quoted(name + LOW)}))"
+        joined.append(f"{f'coalesce({quoted(name)}, {packed})' if name in names else packed} AS {quoted(name)}")
+    left_out += f", {both}" if both else ""
+    return f"(SELECT * EXCLUDE ({left_out}), {', '.join(joined)} FROM {relation}) AS events"  # noqa: S608  # see above
+
+
+def rows(batch: Batch, plan: Plan) -> Iterator[dict[str, Value]]:
+    """Yield the events of a projected batch as rows, each with the names that the projection gives."""
     names = {item.name for item in plan.items}
-    for batch in batches:
-        for row in flat_rows(batch):
-            yield {name: value for name, value in row.items() if name in names} if names else row
+    for row in listed_rows(batch):
+        yield {name: value for name, value in row.items() if name in names} if names else row
 
 
 # --- by id -------------------------------------------------------------------------------------------------------
 
 
-def fetch(
-    wanted: Sequence[EventId],
-    connection: DuckDBPyConnection,
-    sealed: SealedFiles,
-    files: Sequence[SealedFile],
-    held: Sequence[Batch],
-) -> list[dict[str, Value]]:
+def fetch(wanted: Sequence[EventId], connection: DuckDBPyConnection, content: Content) -> list[dict[str, Value]]:
     """Return the events with the ids ``wanted`` (ascending) as rows, by id.
 
     Raises:
-        StoreError: a file can not be read.
+        duckdb.Error: a file can not be read.
     """
     found: dict[bytes, dict[str, Value]] = {}
-    for batch in [*_files_with(wanted, connection, sealed, files), *held]:
-        _collect(wanted, batch, found)
+    for batch in [*_sealed_with(wanted, connection, content), *content.held]:
+        for row in _places(wanted, batch.ids()):
+            values = flat_row(batch, row)
+            values.pop(ORIGIN, None)
+            identity = values["id"]
+            assert isinstance(identity, bytes)
+            found.setdefault(identity, values)
     return [found[identity] for identity in wanted if identity in found]
 
 
-def _files_with(
-    wanted: Sequence[EventId], connection: DuckDBPyConnection, sealed: SealedFiles, files: Sequence[SealedFile]
-) -> Iterator[Batch]:
-    import duckdb  # noqa: PLC0415  # 65 MB that most processes never need
-
-    for file in files:
+def _sealed_with(wanted: Sequence[EventId], connection: DuckDBPyConnection, content: Content) -> Iterator[Batch]:
+    for file in content.files:
         first, last = file.summary.ids
         inside = [identity for identity in wanted if first <= identity <= last]
         if not inside:
@@ -173,35 +234,18 @@ def _files_with(
         highs = ", ".join(str(int.from_bytes(identity[:8], "big")) for identity in inside)
         lows = ", ".join(str(int.from_bytes(identity[8:], "big")) for identity in inside)
         where = f'"id{HIGH}" IN ({highs}) AND "id{LOW}" IN ({lows})'
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(f"SELECT * FROM {sealed.relation([file])} WHERE {where}")  # noqa: S608  # numbers
-                batch = restore(fetch_arrays(cursor), file.name.partition.kind)
-        except duckdb.Error as error:
-            raise StoreError(f"{file.name.path} can not be read ({error}); run verify", retryable=False) from error
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT * FROM {content.sealed.relation([file])} WHERE {where}")  # noqa: S608  # numbers
+            batch = restore(fetch_arrays(cursor), file.name.partition.kind)
         if batch.count:
             yield batch
 
 
-def _collect(wanted: Sequence[EventId], batch: Batch, found: dict[bytes, dict[str, Value]]) -> None:
-    ids = batch.ids()
-    places = _places(wanted, ids)
-    for row in places:
-        values = flat_row(batch, row)
-        values.pop(ORIGIN, None)
-        identity = values["id"]
-        if isinstance(identity, bytes) and identity in wanted:
-            found.setdefault(identity, values)
-
-
 def _places(wanted: Sequence[EventId], ids: Ids) -> list[int]:
-    """Return the rows whose two halves are each among those of ``wanted``."""
+    """Return the rows with an id among ``wanted``; most rows are ruled out by their halves."""
     highs = {int.from_bytes(identity[:8], "big") for identity in wanted}
     if isinstance(ids.high, int) and ids.high not in highs:
         return []
     lows = np.array([int.from_bytes(identity[8:], "big") for identity in wanted], np.uint64)
-    hits = np.isin(ids.low, lows)
-    if not isinstance(ids.high, int):
-        hits &= np.isin(ids.high, np.array(sorted(highs), np.uint64))
-    places: list[int] = np.flatnonzero(hits).tolist()
-    return places
+    named = set(wanted)
+    return [row for row in np.flatnonzero(np.isin(ids.low, lows)).tolist() if ids.at(row) in named]

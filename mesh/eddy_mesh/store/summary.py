@@ -153,7 +153,7 @@ def _limits(column: Column | None) -> tuple[int, int] | None:
     if not isinstance(column, Numbers) or column.values.dtype.kind not in "iu":
         return None
     values = column.values if column.nulls is None else column.values[~column.nulls]
-    return (int(values.min()), int(values.max())) if len(values) else None  # type: ignore[attr-defined]
+    return (int(values.min()), int(values.max())) if len(values) else None
 
 
 def _id_limits(ids: Ids) -> tuple[bytes, bytes]:

@@ -3,9 +3,10 @@
 What may live here: how each kind of column is written. How a stored table becomes a batch again is in
 `eddy_mesh.store.restore`. The form of a stored event, which queries rely on:
 
-* A registered field is a column of its own name: text VARCHAR, integers and times the narrowest integer that holds the values
-  (times BIGINT), level UTINYINT, float DOUBLE, bool BOOLEAN, bytes and lists of ids BLOB.
-* An address or an id is two UBIGINT columns, ``<name>#hi`` and ``<name>#lo``; an IPv4 address is mapped (``::ffff:0:0``).
+* A registered field is a column of its own name: text VARCHAR, integers the narrowest type that holds the values, times
+  BIGINT, float DOUBLE, bool BOOLEAN, bytes and lists of ids BLOB.
+* An address or an id is two UBIGINT columns, ``<name>#hi`` and ``<name>#lo``; an IPv4 address is mapped
+  (``::ffff:0:0``). So is a list of ids where every event has one id.
 * Everything else is in one VARCHAR column ``extra``, a JSON object (`eddy_mesh.store.extra`).
 * ``stage``, ``event_class``, ``type`` and ``origin`` are columns, so that one query can read many files.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +23,19 @@ import numpy.typing as npt
 
 from eddy_mesh.batch import EXTRA, Batch
 from eddy_mesh.cer import Value
-from eddy_mesh.columns import Addresses, Bytes, Column, Constant, Ids, Nulls, Numbers, Packed, Text, Words, address_halves
+from eddy_mesh.columns import (
+    Addresses,
+    Bytes,
+    Column,
+    Constant,
+    Ids,
+    Nulls,
+    Numbers,
+    Packed,
+    Text,
+    Words,
+    address_halves,
+)
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.store.extra import encode_extra
 from eddy_mesh.store.gather import EXACT_FLOAT
@@ -56,7 +70,7 @@ class Table:
         """Return the SELECT that gives the table, its arrays being registered as ``view``."""
         parts = [quoted(name) for name in self.arrays]
         parts += [f"{literal} AS {quoted(name)}" for name, literal in self.constants.items()]
-        return f"SELECT {', '.join(parts)} FROM {quoted(view)}"
+        return f"SELECT {', '.join(parts)} FROM {quoted(view)}"  # noqa: S608  # quoted
 
 
 def table_of(batch: Batch) -> Table:
@@ -87,7 +101,9 @@ def table_of(batch: Batch) -> Table:
     return table
 
 
-def write_parquet(connection: DuckDBPyConnection, table: Table, path: str, options: Mapping[str, str], note: bytes) -> None:
+def write_parquet(
+    connection: DuckDBPyConnection, table: Table, path: str, options: Mapping[str, str], note: bytes
+) -> None:
     """Write a table to a new Parquet file. DuckDB's errors pass through.
 
     Args:
@@ -102,7 +118,7 @@ def write_parquet(connection: DuckDBPyConnection, table: Table, path: str, optio
     try:
         select = table.select("sealed")
         connection.execute(
-            f"COPY ({select}) TO {text_literal(path)} (FORMAT parquet, {settings}, KV_METADATA {{eddy: $1}})",  # noqa: S608
+            f"COPY ({select}) TO {text_literal(path)} (FORMAT parquet, {settings}, KV_METADATA {{eddy: $1}})",
             [note],
         )
     finally:
@@ -166,7 +182,7 @@ def _numbers(values: Array, field_type: FieldType) -> Array | None:
     if field_type is not FieldType.FLOAT or form not in "fiu":
         return None
     low, high = (0, 0) if form == "f" else _range(values)
-    return values.astype(np.float64, copy=False) if -EXACT_FLOAT <= low and high <= EXACT_FLOAT else None
+    return values.astype(np.float64, copy=False) if max(-low, high) <= EXACT_FLOAT else None
 
 
 def _is_plain_time(values: Array, field_type: FieldType) -> bool:
@@ -183,7 +199,7 @@ def _narrowed(values: Array) -> Array:
 
 
 def _range(values: Array) -> tuple[int, int]:
-    return (int(values.min()), int(values.max())) if len(values) else (0, 0)  # type: ignore[attr-defined]
+    return (int(values.min()), int(values.max())) if len(values) else (0, 0)
 
 
 def _masked(values: Array, nulls: Nulls) -> Array:
@@ -200,14 +216,14 @@ def _texts(column: Text) -> Array:
     data, bounds = _joined(column)
     if data.isascii():
         text = data.decode("ascii")
-        return _objects([text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)], column.nulls)
+        return _objects([text[a:b] for a, b in pairwise(bounds)], column.nulls)
     view = memoryview(data)
-    return _objects([str(view[a:b], "utf-8", "replace") for a, b in zip(bounds, bounds[1:], strict=False)], column.nulls)
+    return _objects([str(view[a:b], "utf-8", "replace") for a, b in pairwise(bounds)], column.nulls)
 
 
 def _blobs(column: Bytes) -> Array:
     data, bounds = _joined(column)
-    return _objects([data[a:b] for a, b in zip(bounds, bounds[1:], strict=False)], column.nulls)
+    return _objects([data[a:b] for a, b in pairwise(bounds)], column.nulls)
 
 
 def _joined(column: Packed) -> tuple[bytes, list[int]]:
@@ -276,14 +292,14 @@ def _literal(value: Value, field_type: FieldType) -> str | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
-        values = _numbers(np.array([value]), field_type)
+        stored = _numbers(np.array([value]), field_type)
     except OverflowError:
         return None
-    if values is None or values.dtype == object:
+    if stored is None:
         return None
-    if values.dtype.kind == "f":
-        return f"'{float(values[0])!r}'::DOUBLE"
-    return f"CAST({int(values[0])} AS {_SQL_TYPES[values.dtype.str[1:]]})"
+    if stored.dtype.kind == "f":
+        return f"'{float(stored[0])!r}'::DOUBLE"
+    return f"CAST({int(stored[0])} AS {_SQL_TYPES[stored.dtype.str[1:]]})"
 
 
 _SQL_TYPES = {

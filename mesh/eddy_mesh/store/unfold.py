@@ -1,7 +1,7 @@
 """Fields that few rows have, taken out of their maps: stored, each registered field is a column.
 
-What may live here: `unfold`. On the wire a sparse field is cheaper inside a map; at rest a null costs nothing, and a query
-finds a field in one place only.
+What may live here: `unfold`. On the wire a sparse field is cheaper inside a map; at rest a null costs nothing, and a
+query finds a field in one place only.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _collect(maps: Column) -> tuple[dict[str, tuple[list[int], list[Value]]], li
 
 
 def _scattered(present: Column, rows: Index, count: int) -> Column:
-    """Return a column of ``count`` rows that is null but for ``rows``, which have the values of ``present`` in order."""
+    """Return a column that is null but for ``rows``, which have the values of ``present`` in order."""
     if len(rows) == count:
         return present
     nulls = np.ones(count, np.bool_)
@@ -90,5 +90,8 @@ def _merged(held: Column, present: Column, rows: Index, name: str) -> Column:
         return held
     index = np.arange(len(held))
     index[rows[free]] = len(held) + free
-    both = [Constant(None, len(column)) if one is None else one for column, one in zip((held, present), uniform([held, present], name), strict=True)]
+    both = [
+        Constant(None, len(column)) if one is None else one
+        for column, one in zip((held, present), uniform([held, present], name), strict=True)
+    ]
     return concatenate(both, type_of(name)).take(index)

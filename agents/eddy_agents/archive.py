@@ -1,0 +1,209 @@
+"""Archive: keeps every event that it is given, durably, and answers select/project statements about them.
+
+In: by default all cooked and analyzed events of the backplane. Out: answers on
+``<backplane>.query.archive.<agent>.select|fetch``; in the heartbeat, what it holds. Storage form: a crash-safe journal,
+then Parquet files by stage, class, type and hour (``docs/decisions/0003-archive-storage.md``). A full disk makes it
+wait, and with it, by its edges' policy, whoever feeds it; nothing that it took is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from eddy_mesh.agent import Result
+from eddy_mesh.batch import Batch
+from eddy_mesh.cer import Value, id_from_text, id_text
+from eddy_mesh.errors import StoreError, UsageError
+from eddy_mesh.rows import flat_row, json_value
+from eddy_mesh.selection import Plan, compile_statement, row_names
+from eddy_mesh.store.archive_store import ArchiveStore, StoreConfig
+from eddy_mesh.task import Answer, Context
+
+SCOPE = "backplane"
+EMIT = "demand"
+INPUT = ("SELECT *",)
+T = TypeVar("T")
+COMPACT_EVERY = 60
+"""Ticks between two looks for small files."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of an archive."""
+
+    path: str = ""
+    """folder of the store; empty: in the agent's state directory"""
+    store: StoreConfig = StoreConfig()
+    """settings of the storage engine"""
+
+
+class Agent:
+    """The archive; see the module. Writing and asking each have a thread of their own.
+
+    Args:
+        config: settings.
+    """
+
+    queries = frozenset({"select", "fetch"})
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._store: ArchiveStore | None = None
+        self._context: Context | None = None
+        self._appending = ThreadPoolExecutor(1, "archive-append")
+        self._sealing = ThreadPoolExecutor(1, "archive-seal")
+        self._asking = ThreadPoolExecutor(2, "archive-ask")
+        self._seal: asyncio.Future[int] | None = None
+        self._ticks = 0
+        self._problem = ""
+        self._holdings: dict[tuple[str, str, str], dict[str, object]] = {}
+
+    @property
+    def _opened(self) -> ArchiveStore:
+        if self._store is None:
+            raise UsageError("the archive is not open yet: ask again")
+        return self._store
+
+    async def start(self, context: Context) -> None:
+        """Open the store; what a crash left is repaired."""
+        self._context = context
+        path = Path(self._config.path) if self._config.path else context.state / "store"
+        opening = asyncio.get_running_loop().run_in_executor(
+            self._appending, ArchiveStore, path, self._config.store, context.now_ns()
+        )
+        self._store = await opening
+        if self._store.recovered or self._store.journal_cut_bytes:
+            context.notice(
+                "archive_recovered",
+                **{"edge.count": self._store.recovered, "event.reason": "the journal was not sealed"},
+            )
+
+    async def stop(self) -> None:
+        """Make everything durable and let go of the store."""
+        for threads in (self._asking, self._sealing):
+            await asyncio.to_thread(threads.shutdown)
+        if self._store is not None:
+            await self._run(self._appending, self._store.close)
+        self._appending.shutdown()
+
+    async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, call)
+
+    async def on_batch(self, batch: Batch, now_ns: int) -> Result:
+        """Take events. They survive a crash after the next `settle`, at the latest a second later.
+
+        Raises:
+            StoreError: the disk or the memory is full; the batch is offered again.
+        """
+        await self._run(self._appending, lambda: self._opened.append([batch]))
+        self._note(batch, now_ns)
+        return Result()
+
+    def _note(self, batch: Batch, now_ns: int) -> None:
+        held = self._holdings.setdefault(
+            tuple(map(str, batch.kind)),  # type: ignore[arg-type]  # three texts
+            {**batch.kind._asdict(), "count": 0, "first_ns": now_ns, "last_ns": now_ns, "fields": []},
+        )
+        held["count"] = int(str(held["count"])) + batch.count
+        held["last_ns"] = now_ns
+        names = held["fields"]
+        if isinstance(names, list) and not batch.columns.keys() <= set(names):
+            held["fields"] = sorted({*names, *batch.columns})
+
+    async def on_tick(self, now_ns: int) -> Result:
+        """Make durable what was taken, and begin to write files of what is due; that goes on in its own thread."""
+        await self._run(self._appending, self._opened.sync)
+        if self._seal is None or self._seal.done():
+            self._report_seal()
+            self._ticks += 1
+            call = self._opened.compact if self._ticks % COMPACT_EVERY == 0 else self._opened.seal
+            self._seal = asyncio.get_running_loop().run_in_executor(self._sealing, call, now_ns)
+        return Result()
+
+    def _report_seal(self) -> None:
+        """Tell, once for each reason, why the last seal did not work; it is tried again."""
+        problem = ""
+        if self._seal is not None and not self._seal.cancelled() and self._seal.exception() is not None:
+            problem = str(self._seal.exception())
+        if problem and problem != self._problem and self._context is not None:
+            self._context.notice("archive_waits", **{"error.message": problem})
+        self._problem = problem
+
+    async def settle(self) -> None:
+        """Return when everything that was taken is on disk; a full disk is waited for."""
+        while True:
+            try:
+                await self._run(self._appending, self._opened.sync)
+            except StoreError as error:
+                if not error.retryable:
+                    raise
+                await asyncio.sleep(1)
+            else:
+                return
+
+    def status(self) -> Answer:
+        """Return what the store holds."""
+        store = self._store
+        if store is None:
+            return {}
+        return {
+            "rows": store.rows,
+            "bytes": store.bytes,
+            "oldest_ns": store.oldest_ns,
+            "damaged": store.damaged,
+            "problem": self._problem,
+            "holdings": list(self._holdings.values()),
+        }
+
+    async def query(self, verb: str, request: Mapping[str, object]) -> AsyncGenerator[Answer, None]:
+        """Answer ``select`` with the rows of a statement, ``fetch`` with the events of the given ids.
+
+        Args:
+            verb: ``select`` or ``fetch``.
+            request: ``statement``, or ``ids`` as UUID texts.
+
+        Raises:
+            UsageError: the statement or an id makes no sense.
+            StoreError: the store could not answer.
+        """
+        rows = self._fetch(request) if verb == "fetch" else self._select(request)
+        done = object()
+        while (row := await self._run(self._asking, lambda: next(rows, done))) is not done:
+            yield row  # type: ignore[misc]  # object() is the end
+
+    def _select(self, request: Mapping[str, object]) -> Iterator[Answer]:
+        if not isinstance(request.get("statement"), str) or self._context is None:
+            raise UsageError('select needs a statement: {"statement": "SELECT * SINCE \'-1h\'"}')
+        plan = compile_statement(str(request["statement"]), now_ns=self._context.now_ns())
+        if plan.is_aggregate:
+            return map(_json, self._opened.query(plan))
+        return _events(plan, self._opened.query_batches(plan))
+
+    def _fetch(self, request: Mapping[str, object]) -> Iterator[Answer]:
+        ids = request.get("ids")
+        try:
+            wanted = [id_from_text(str(text)) for text in ids] if isinstance(ids, list) else []
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        return map(_json, self._opened.fetch(wanted))
+
+
+def _json(row: Mapping[str, Value]) -> Answer:
+    return {name: json_value(name, value) for name, value in row.items()}
+
+
+def _events(plan: Plan, batches: Iterator[Batch]) -> Iterator[Answer]:
+    """Yield the rows of events, each with its id under ``#id`` so that live and stored events can be told apart."""
+    names = row_names(plan)
+    for batch in batches:
+        ids = batch.ids()
+        for index in range(batch.count):
+            row = flat_row(batch, index)
+            shown = {name: row[name] for name in names if name in row} if names else row
+            identity = ids.at(index)
+            yield {**_json(shown), "#id": id_text(identity) if isinstance(identity, bytes) else ""}

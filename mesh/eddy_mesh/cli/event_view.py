@@ -1,0 +1,177 @@
+"""Events as people read them: which columns a statement has, and one line for an event of any type.
+
+What may live here: event → cells. No terminal, no IO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import msgspec
+
+from eddy_mesh.cer import Value
+from eddy_mesh.cli.output import LEVEL_STYLES, Cell, Column, duration_text, octets_text, time_of_day, zone
+from eddy_mesh.fields import LEVEL_NAMES, FieldType, field
+from eddy_mesh.rows import json_value
+from eddy_mesh.selection.plan import Aggregate, Item, Plan
+
+_ENVELOPE = frozenset(
+    "id version type event_class stage occurred observed host host_address normalizer normalizer_address level parents "
+    "raw.media_type".split()
+)
+_LEAST = {FieldType.TIME: 12, FieldType.ADDRESS: 15, FieldType.LEVEL: 7, FieldType.INT: 5}
+_RIGHT = frozenset({FieldType.INT, FieldType.FLOAT})
+_MOST_PREVIEW_BYTES = 300
+
+
+class EventView:
+    """Columns of a statement's result, and the cells of each row.
+
+    Args:
+        plan: the statement; ``*`` gets time, host, type and one line that says what happened.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._items = plan.items
+        self.columns = [_column(item) for item in plan.items] or [
+            Column(f"time {zone()}", least=12),
+            Column("host", least=8),
+            Column("type", least=8),
+            Column("event"),
+        ]
+
+    def cells(self, row: Mapping[str, Value], now_ns: int) -> list[Cell]:
+        """Return the cells of one row.
+
+        Args:
+            row: dotted names to values.
+            now_ns: times of another day than this one are shown with the day.
+        """
+        if self._items:
+            return [value_cell(item.name, row.get(item.name), now_ns, _meaning(item)) for item in self._items]
+        occurred = row.get("occurred", row.get("observed"))
+        host = row.get("host", row.get("host_address", row.get("normalizer", "")))
+        return [
+            Cell(time_of_day(occurred, now_ns) if isinstance(occurred, int) else "", "quiet"),
+            Cell(str(host)),
+            Cell(str(row.get("type", "")), "notable"),
+            summary(row),
+        ]
+
+
+def _column(item: Item) -> Column:
+    title = f"{item.name} {zone()}" if item.value.type is FieldType.TIME else item.name
+    return Column(title, item.value.type in _RIGHT, _LEAST.get(item.value.type, 0))
+
+
+def _meaning(item: Item) -> str:
+    """Return the name of the field whose type and unit a value of the item has; "" for a count."""
+    if isinstance(item.value, Aggregate):
+        return item.value.operand.name if item.value.operand is not None and item.value.function != "count" else ""
+    return item.value.name
+
+
+@cache
+def _unit(name: str) -> str:
+    known = field(name)
+    return known.unit if known is not None else ""
+
+
+def value_cell(name: str, value: Value, now_ns: int, like: str | None = None) -> Cell:
+    """Return one value as people read it: levels by name, times of day, sizes and durations with units.
+
+    Args:
+        name: name of the column.
+        value: the value.
+        now_ns: times of another day than this one are shown with the day.
+        like: name of the field whose type and unit the value has; None: that of the column.
+    """
+    meaning = name if like is None else like
+    if value is None:
+        return Cell("-", "quiet")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number_cell(value, meaning, now_ns)
+    shown = json_value(meaning, value)
+    if isinstance(shown, str):
+        return Cell(shown)
+    return Cell(msgspec.json.encode(shown).decode())
+
+
+def _number_cell(value: float, meaning: str, now_ns: int) -> Cell:
+    known = field(meaning) if meaning else None
+    if known is not None and known.type is FieldType.TIME:
+        return Cell(time_of_day(int(value), now_ns))
+    if known is not None and known.type is FieldType.LEVEL and value in range(8):
+        return level_cell(int(value))
+    unit = _unit(meaning) if meaning else ""
+    if unit in {"octets", "bytes"}:
+        return Cell(octets_text(value))
+    if unit == "ns":
+        return Cell(duration_text(value))
+    if meaning and not unit:
+        return Cell(str(value) if isinstance(value, int) else f"{value:.6g}")  # a port or a code is no quantity
+    return Cell(f"{value:,}" if isinstance(value, int) else f"{value:,.6g}")
+
+
+def level_cell(level: int) -> Cell:
+    """Return the name of a level in its colour."""
+    return Cell(LEVEL_NAMES[level], LEVEL_STYLES[level])
+
+
+def summary(row: Mapping[str, Value]) -> Cell:
+    """Return one line that says what happened, coloured by level."""
+    level = row.get("level")
+    style = LEVEL_STYLES[level] if isinstance(level, int) and level in range(8) else ""
+    if "diagnosis.hypothesis" in row:
+        return Cell(str(row["diagnosis.hypothesis"]), "found")
+    if "message" in row:
+        return Cell(_process(row, ": ") + str(row["message"]), style)
+    if "source.ip" in row or "destination.ip" in row:
+        return Cell(_flow(row), style)
+    if "event.original" in row:
+        return Cell(_payload(row["event.original"]), style)
+    if "process.name" in row:
+        action, line = row.get("event.action", ""), row.get("process.command_line", "")
+        return Cell(f"{action} {_process(row, ' ')}{line}".strip(), style)
+    rest = (f"{name}={_plain(name, value)}" for name, value in row.items() if name not in _ENVELOPE)
+    return Cell(" ".join(rest), style)
+
+
+def _process(row: Mapping[str, Value], after: str) -> str:
+    if "process.name" not in row:
+        return ""
+    pid = f"[{row['process.pid']}]" if "process.pid" in row else ""
+    return f"{row['process.name']}{pid}{after}"
+
+
+def _flow(row: Mapping[str, Value]) -> str:
+    parts = [str(row.get("network.transport", row.get("network.iana_number", "")))]
+    parts.append(f"{_end(row, 'source')} → {_end(row, 'destination')}")
+    for name, word in (("network.packets", " packets"), ("network.bytes", ""), ("event.duration", "")):
+        value = row.get(name, row.get(name.replace("network.", "source.")))
+        if isinstance(value, int | float):
+            parts.append(f"{value_cell(name, value, 0).text}{word}")
+    for name in ("event.action", "process.name"):
+        if name in row:
+            parts.append(str(row[name]))
+    return " ".join(part for part in parts if part)
+
+
+def _end(row: Mapping[str, Value], end: str) -> str:
+    address, port = str(row.get(f"{end}.ip", "?")), row.get(f"{end}.port")
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _payload(value: Value) -> str:
+    if not isinstance(value, bytes):
+        return str(value)
+    shown = json_value("event.original", value[:_MOST_PREVIEW_BYTES])
+    return shown if isinstance(shown, str) else f"{len(value)} octets {value[:32].hex(' ', 4)}"
+
+
+def _plain(name: str, value: Value) -> str:
+    shown = json_value(name, value)
+    return shown if isinstance(shown, str) else msgspec.json.encode(shown).decode()

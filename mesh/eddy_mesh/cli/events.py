@@ -1,0 +1,102 @@
+"""``eddy tap`` and ``eddy query``: events of a statement, as they happen and as they are stored."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from time import monotonic, time_ns
+
+import rich_click as click
+
+from eddy_mesh.api import Mesh
+from eddy_mesh.cli.connection import with_mesh
+from eddy_mesh.cli.event_output import EventWriter, event_writer
+from eddy_mesh.cli.output import duration_text, tell
+from eddy_mesh.cli.parameters import Duration
+from eddy_mesh.cli.settings import Settings, command
+from eddy_mesh.selection import compile_statement
+
+EVERYTHING = "SELECT *"
+
+
+@command("tap")
+@click.argument("statement", default=EVERYTHING)
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV; the statement names the columns.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many events.")
+@click.option("--for", "for_s", type=Duration(), metavar="TIME", help="End after this time, for example 10s.")
+def tap(settings: Settings, statement: str, as_csv: bool, count: int | None, for_s: float | None) -> None:
+    """Show events as they happen.
+
+    STATEMENT selects and projects; without one everything is shown. With SINCE the stored events come first and the
+    live ones follow without a gap. On a terminal it is a table, in a pipe NDJSON.
+
+    \b
+    eddy tap "SELECT source.ip, destination.port FROM network.netflow WHERE destination.port IN (22, 23)"
+    eddy tap "SELECT * WHERE level <= warning SINCE '-10m'"
+    eddy tap "SELECT host, count(*) GROUP BY host EVERY 10s"
+    """  # noqa: D301  # click's mark for lines that stay as they are
+    plan = compile_statement(statement, now_ns=time_ns())
+    writer = event_writer(settings, plan, as_csv=as_csv, live=True)
+    with_mesh(settings, lambda mesh: follow(mesh, statement, writer, count, for_s))
+
+
+async def follow(
+    mesh: Mesh, statement: str, writer: EventWriter, most: int | None = None, for_s: float | None = None
+) -> None:
+    """Write the events of a statement as they happen, and say at the end how many there were and what was lost.
+
+    Args:
+        mesh: connected.
+        statement: select/project statement.
+        writer: where they go.
+        most: end after so many, or None.
+        for_s: end after so long, s, or None.
+    """
+    began, shown = monotonic(), 0
+    end = asyncio.timeout(for_s)
+    try:
+        async with end, aclosing(mesh.tap(statement)) as events:
+            async for event in events:
+                writer.write(event)
+                shown += 1
+                if shown == most:
+                    break
+    except TimeoutError:
+        if not end.expired():
+            raise
+    finally:
+        lost = mesh.ledger.lost
+        loss = f"{lost:,} events were lost on the way here" if lost else "none lost on the way here"
+        tell(f"{shown:,} event{'' if shown == 1 else 's'} in {duration_text((monotonic() - began) * 1e9)}, {loss}")
+    writer.flush()
+
+
+@command("query")
+@click.argument("statement")
+@click.option("--archive", metavar="HOST/AGENT", default="", help="Ask this archive; else every one is asked.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV; the statement names the columns.")
+def query(settings: Settings, statement: str, archive: str, as_csv: bool) -> None:
+    """Show stored events.
+
+    STATEMENT selects and projects, or aggregates.
+
+    \b
+    eddy query "SELECT * WHERE user.name = 'root' SINCE '-1h'"
+    eddy query "SELECT source.ip, sum(network.bytes) SINCE '-1d' GROUP BY source.ip ORDER BY sum(network.bytes) DESC"
+    """  # noqa: D301  # click's mark for lines that stay as they are
+    plan = compile_statement(statement, now_ns=time_ns())
+    writer = event_writer(settings, plan, as_csv=as_csv)
+    with_mesh(settings, lambda mesh: fetch(mesh, statement, writer, archive))
+
+
+async def fetch(mesh: Mesh, statement: str, writer: EventWriter, archive: str = "") -> int:
+    """Write the stored events of a statement, and return how many there were."""
+    shown = 0
+    try:
+        async with aclosing(mesh.query(statement, archive=archive)) as events:
+            async for event in events:
+                writer.write(event)
+                shown += 1
+    finally:
+        writer.flush()
+    return shown

@@ -1,0 +1,88 @@
+"""``eddy-agent up`` and ``eddy-agent run``.
+
+What may live here: the options of the two, reading the configuration file, and the logs of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import rich_click as click
+import structlog
+
+from eddy_mesh.config import HostConfig, convert, parse_toml
+from eddy_mesh.errors import ConfigError
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def configure_logs(level: str, *, as_json: bool) -> None:
+    """Send logs to standard error: for people on a terminal, one JSON object a line otherwise or when asked."""
+    person = sys.stderr.isatty() and not as_json
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if person else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def read_config(path: Path) -> HostConfig:
+    """Return the configuration in a TOML file.
+
+    Raises:
+        ConfigError: the file can not be read, or every mistake in it.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: can not be read: {error}"]) from None
+    return convert(parse_toml(text, str(path)), HostConfig, str(path))
+
+
+@click.command(name="up")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="State directory; default: the user's.")
+@click.option("--ephemeral", is_flag=True, help="Leave nothing behind.")
+@click.option("--name", default="", help="Name of the host process; default: the host name.")
+@click.option("--backplane", default="eddy", show_default=True, help="Name of the mesh.")
+@click.option(
+    "--log-level", type=click.Choice(LEVELS), default="warning", show_default=True, help="Least level of logs."
+)
+@click.option("--log-json", is_flag=True, help="Logs as JSON, also on a terminal.")
+def up_command(data: Path | None, ephemeral: bool, name: str, backplane: str, log_level: str, log_json: bool) -> None:
+    """Start everything on this machine, with no configuration.
+
+    An embedded NATS server, sources for syslog (UDP and TCP 5514), NetFlow and IPFIX (UDP 2055 and 4739), sFlow (UDP
+    6343), journald, the logs below /var/log and this host's own processes and connections, and one agent of every
+    other type. Ends in order at Ctrl-C.
+    """
+    from eddy_mesh.runtime.process import run_loop  # noqa: PLC0415  # quick --help
+    from eddy_mesh.runtime.up import UpOptions, up  # noqa: PLC0415
+
+    if data and ephemeral:
+        raise click.UsageError("--data and --ephemeral exclude each other")
+    configure_logs(log_level, as_json=log_json)
+    sys.exit(run_loop(up(UpOptions(data, ephemeral, name, backplane))))
+
+
+@click.command(name="run")
+@click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least level of logs.")
+@click.option("--log-json", is_flag=True, help="Logs as JSON, also on a terminal.")
+def run_command(config: Path, log_level: str, log_json: bool) -> None:
+    """Start a host process from a configuration file, against the NATS servers named there."""
+    from eddy_mesh.runtime.process import run, run_loop  # noqa: PLC0415  # quick --help
+
+    host = read_config(config)
+    configure_logs(log_level, as_json=log_json)
+    sys.exit(run_loop(run(host)))

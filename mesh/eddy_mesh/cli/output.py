@@ -1,0 +1,244 @@
+"""How text reaches a terminal: safe characters, units, colours, and tables whose columns keep their place.
+
+What may live here: what knows about characters and widths, and nothing about events. Text from outside may hold control
+sequences that would command the terminal; `printable` is the way for it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from io import StringIO
+from typing import NamedTuple, TextIO
+
+import click
+import msgspec
+from rich.cells import cell_len, set_cell_size
+
+GAP = "  "
+NS = 1_000_000_000
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_C1 = re.compile("[\x7f-\x9f]")
+
+STYLES: dict[str, dict[str, str | bool]] = {
+    "": {},
+    "title": {"bold": True, "underline": True},
+    "quiet": {"dim": True},
+    "good": {"fg": "green"},
+    "notable": {"fg": "cyan"},
+    "warning": {"fg": "yellow"},
+    "bad": {"fg": "red"},
+    "alarming": {"fg": "red", "bold": True},
+    "found": {"fg": "magenta"},
+}
+"""Meaning of a cell → how it looks."""
+
+LEVEL_STYLES = ("alarming", "alarming", "alarming", "bad", "warning", "notable", "", "quiet")
+"""Index is the numeric level."""
+
+
+class Cell(NamedTuple):
+    """Text of a table and what it means, a key of `STYLES`."""
+
+    text: str
+    style: str = ""
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        title: shown above it.
+        right: whether its texts end at the same place, as numbers do.
+        least: characters that it always has.
+    """
+
+    title: str
+    right: bool = False
+    least: int = 0
+
+
+# --- characters and units ----------------------------------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """Return text whose control characters, which could command a terminal, are shown as escapes; tabs as spaces."""
+    return _UNSAFE.sub(lambda found: " " if found[0] == "\t" else ascii(found[0])[1:-1], text)
+
+
+def json_line(data: bytes) -> bytes:
+    """Return a line of JSON in which no control character is left as it is."""
+    return data if data.isascii() and b"\x7f" not in data else _escape_c1(data)
+
+
+def _escape_c1(data: bytes) -> bytes:
+    return _C1.sub(lambda found: f"\\u{ord(found[0]):04x}", data.decode("utf-8", "replace")).encode()
+
+
+def time_of_day(time_ns: int, now_ns: int) -> str:
+    """Return a time in the zone of this machine to the ms; with the day where it is not that of ``now_ns``."""
+    try:
+        moment = datetime.fromtimestamp(time_ns // NS).astimezone()
+        now = datetime.fromtimestamp(now_ns // NS).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return f"@{time_ns // NS}"
+    clock = f"{moment:%H:%M:%S}.{time_ns % NS // 1_000_000:03d}"
+    return clock if moment.date() == now.date() else f"{moment:%Y-%m-%d} {clock}"
+
+
+def zone() -> str:
+    """Return the name of the time zone of this machine."""
+    return datetime.now().astimezone().strftime("%Z")
+
+
+def duration_text(duration_ns: float) -> str:
+    """Return a duration as people say it, with about three digits: ``1.25 s``, ``4m 12s``, ``3d 2h``."""
+    for unit, factor in (("s", NS), ("ms", 1_000_000), ("us", 1_000)):
+        if factor <= abs(duration_ns) < 60 * NS:
+            return f"{duration_ns / factor:.3g} {unit}"
+    if abs(duration_ns) < NS:
+        return f"{duration_ns:.0f} ns"
+    left = int(duration_ns // NS)
+    parts = []
+    for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        if count or parts:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])
+
+
+def octets_text(octets: float) -> str:
+    """Return a size with about three digits in the nearest decimal unit."""
+    size = float(octets)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(size) < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} PB"
+
+
+def rate_text(rate: float) -> str:
+    """Return a rate in events/s: whole from 10 on, with one digit below, ``0`` where nothing moves."""
+    if rate == 0:
+        return "0"
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+class Table:
+    """Rows as they come, in columns that grow with what they hold. The last column has what is left of the line.
+
+    Args:
+        columns: from left to right.
+        out: where lines go.
+        colour: whether cells are coloured.
+        hold: rows that are kept back so that the columns fit them; 0 shows each row at once.
+    """
+
+    def __init__(self, columns: Sequence[Column], out: TextIO, *, colour: bool, hold: int = 0) -> None:
+        self._columns = columns
+        self._out = out
+        self._colour = colour
+        self._hold = hold
+        self._held: list[Sequence[Cell]] = []
+        self._widths = [max(cell_len(column.title), column.least) for column in columns]
+        self._lines = 0
+
+    def add(self, cells: Sequence[Cell]) -> None:
+        """Show a row; its texts are made safe here."""
+        safe = [Cell(printable(cell.text), cell.style) for cell in cells]
+        self._widths = [max(width, cell_len(cell.text)) for width, cell in zip(self._widths, safe, strict=True)]
+        self._held.append(safe)
+        if len(self._held) > self._hold:
+            self._hold = 0
+            self.flush()
+
+    def flush(self) -> None:
+        """Show the rows that were kept back."""
+        width, height = shutil.get_terminal_size()
+        available = width if self._out.isatty() else 0
+        widths = fitted(self._widths, available)
+        for row in self._held:
+            if self._lines == 0 or (available and self._lines % max(height - 1, 10) == 0):
+                titles = [Cell(column.title, "title") for column in self._columns]
+                self._write(titles, widths, available)
+            self._write(row, widths, available)
+        self._held.clear()
+        self._out.flush()
+
+    def _write(self, cells: Sequence[Cell], widths: Sequence[int], available: int) -> None:
+        texts = []
+        for number, (cell, column, width) in enumerate(zip(cells, self._columns, widths, strict=True)):
+            is_last = number == len(widths) - 1
+            texts.append(self._styled(_placed(cell.text, width, right=column.right, pad=not is_last), cell.style))
+        self._out.write(GAP.join(texts) + "\n")
+        self._lines += 1
+
+    def _styled(self, text: str, style: str) -> str:
+        return click.style(text, **STYLES[style]) if self._colour and style else text  # type: ignore[arg-type]
+
+
+def _placed(text: str, width: int, *, right: bool, pad: bool) -> str:
+    length = cell_len(text)
+    if length > width:
+        return set_cell_size(text, max(width - 1, 0)) + "…"
+    if right:
+        return " " * (width - length) + text
+    return text + " " * (width - length) if pad else text
+
+
+def fitted(widths: Sequence[int], available: int, least: int = 8) -> list[int]:
+    """Return widths that fit a line, taken from the widest columns first.
+
+    Args:
+        widths: what the columns want, characters.
+        available: characters of a line; 0 stands for any number.
+        least: characters that a column keeps, where it wants so many.
+    """
+    fit = list(widths)
+    excess = sum(fit) + len(GAP) * (len(fit) - 1) - available if available else 0
+    while excess > 0:
+        widest = max(range(len(fit)), key=lambda number: fit[number])
+        if fit[widest] <= least:
+            break
+        second = max((width for number, width in enumerate(fit) if number != widest), default=least)
+        cut = min(excess, fit[widest] - max(min(second, fit[widest] - 1), least))
+        fit[widest] -= cut
+        excess -= cut
+    return fit
+
+
+def write_records(records: Sequence[Mapping[str, object]], out: TextIO | None = None) -> None:
+    """Write JSON objects, one on each line."""
+    target = out or sys.stdout
+    for record in records:
+        target.write(json_line(msgspec.json.encode(record)).decode() + "\n")
+    target.flush()
+
+
+def table_text(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, colour: bool) -> str:
+    """Return a table whose rows are all known, as lines of any width."""
+    out = StringIO()
+    table = Table(columns, out, colour=colour, hold=len(rows))
+    for row in rows:
+        table.add(row)
+    table.flush()
+    return out.getvalue()
+
+
+def write_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, colour: bool) -> None:
+    """Write a table whose rows are all known to standard output."""
+    table = Table(columns, sys.stdout, colour=colour, hold=len(rows))
+    for row in rows:
+        table.add(row)
+    table.flush()
+
+
+def tell(text: str) -> None:
+    """Write a remark to standard error, apart from the answer."""
+    click.echo(f"eddy: {text}", err=True)

@@ -1,0 +1,81 @@
+"""Settings of the store, and the DuckDB connection that they ask for.
+
+What may live here: `StoreConfig` and what is made of it at open.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eddy_mesh.errors import StoreError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+
+class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of an archive's store."""
+
+    max_rows: int = 1_000_000
+    """Events of one kind and hour that are held before they are sealed into a file."""
+    max_age_s: float = 60.0
+    """Longest time that an event is held before it is sealed, s."""
+    max_held_rows: int = 8_000_000
+    """Events held in memory at most, all kinds together; beyond it `append` refuses until `seal` has made room."""
+    max_journal_bytes: int = 2 << 30
+    """Size of the journal at which everything is sealed, whatever its age; bytes."""
+    row_group_rows: int = 245_760
+    """Events of one row group: more make files smaller and small queries slower."""
+    compression_level: int = 1
+    """Level of zstd, 1 to 22; 3 saves one byte in a hundred and costs a tenth of the speed."""
+    compact_rows: int = 200_000
+    """Files of one kind and hour with fewer events than this are put together when the hour is over."""
+    threads: int = 2
+    """Most threads of a query or a seal."""
+    memory_bytes: int = 2 << 30
+    """Most memory of DuckDB; a query that needs more goes to disk; bytes."""
+
+
+def connect(path: Path, config: StoreConfig) -> DuckDBPyConnection:
+    """Return DuckDB in memory, shut off from all files but those of the store, and from the network.
+
+    Args:
+        path: folder of the store.
+        config: its settings.
+
+    Raises:
+        StoreError: DuckDB does not start.
+    """
+    import duckdb  # noqa: PLC0415  # 65 MB that most processes never need
+
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "threads": config.threads,
+        "memory_limit": f"{config.memory_bytes // 1_000_000}MB",
+        "temp_directory": str(path / "tmp" / "duckdb"),
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "python_enable_replacements": False,
+    }
+    try:
+        connection = duckdb.connect(config=settings)
+        connection.execute("SET allowed_directories = [$1]", [str(path)])
+        connection.execute("SET parquet_metadata_cache = true")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+    except duckdb.Error as error:
+        raise StoreError(f"duckdb can not be started for {path}: {error}", retryable=False) from error
+    return connection
+
+
+def copy_options(config: StoreConfig) -> dict[str, str]:
+    """Return the options of COPY: version 2 has delta coding, without which an id takes a byte."""
+    return {
+        "PARQUET_VERSION": "V2",
+        "COMPRESSION": "zstd",
+        "COMPRESSION_LEVEL": str(config.compression_level),
+        "ROW_GROUP_SIZE": str(config.row_group_rows),
+    }

@@ -1,0 +1,109 @@
+"""Laws of the text cookings: any bytes give one event each, and chunks agree with single lines."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eddy_agents.transformers import file, journald, json, syslog
+from eddy_agents.wire.syslog import Syslog, parse_any, parse_rfc3164, parse_rfc5424
+from eddy_mesh.batch import Batch, Kind, Producer
+from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.codec import decode, encode
+from eddy_mesh.columns import Bytes, Constant, Numbers, pack
+from eddy_mesh.errors import WireError
+from eddy_mesh.rows import flat_row
+
+NOW = 1_793_697_300_000_000_000
+PIECES = [
+    *(b"<13>", b"<191>1 ", b"<999>", b"1 ", b"- ", b"Nov  3 09:14:07 ", b"Feb 30 09:14:07 ", b"2026-11-03T09:14:07"),
+    *(b".25", b"Z ", b"+01:00 ", b"host ", b"sshd[77]: ", b"sudo: ", b"kernel: ", b'[a b="c"]', b"[a", b"\\", b'"'),
+    *(b"Failed password for ", b" from ", b"192.0.2.7", b" port 22", b" ssh2", b"ann : TTY=", b" ; PWD=", b" ; USER="),
+    *(
+        b"COMMAND=",
+        b"IN=eth0 ",
+        b" SRC=",
+        b"%SYS-5-X: ",
+        b"*",
+        b"12: ",
+        b"\n",
+        b"\0",
+        b"\r\n",
+        b"\xff",
+        b"\xef\xbb\xbf",
+    ),
+    *(b'1.2.3.4 - - [03/Nov/2026:09:14:07 +0000] "GET / HTTP/1.1" 200 5', b"pam_unix(sshd:auth): ", b"caf\xc3\xa9"),
+]
+LINES = st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=6)), max_size=12).map(b"".join)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def cook(module: object, lines: list[bytes]) -> list[dict[str, Value]]:
+    """The cooked rows of a batch of payloads, after a round trip through the codec."""
+    columns = {
+        "event.original": Bytes(*pack(lines)),
+        "observed": Numbers(np.full(len(lines), NOW)),
+        "host_address": Constant("198.51.100.9", len(lines)),
+    }
+    raw = Batch(Kind(Stage.RAW, EventClass.SYSTEM, "x"), "o", Producer(1, 2), 0, 1, len(lines), columns)
+    (draft,) = module.Cooking(module.Config()).on_batch(raw, NOW).outputs  # type: ignore[attr-defined]
+    assert {len(column) for column in draft.columns.values()} == {len(lines)}
+    cooked = Batch(draft.kind, "o", Producer(3, 2), 0, 1, draft.count, draft.columns)
+    again = decode(encode(cooked), draft.kind, "o")
+    return [{n: v for n, v in flat_row(again, row).items() if n not in {"id", "parents"}} for row in range(again.count)]
+
+
+@given(LINES)
+def test_parsers_give_a_value_or_a_wire_error(line: bytes) -> None:
+    """Any bytes are parsed or refused with WireError; read leniently they are never refused."""
+    for parse in (parse_rfc5424, parse_rfc3164):
+        try:
+            assert isinstance(parse(line), Syslog)
+        except WireError:
+            pass
+    assert isinstance(parse_any(line), Syslog)
+
+
+@settings(max_examples=100)
+@given(st.lists(LINES, min_size=1, max_size=8))
+def test_a_chunk_cooks_like_its_lines(lines: list[bytes]) -> None:
+    """Cooked together, lines give what each gives alone, in order, whatever bytes they hold."""
+    for module in (syslog, file):
+        assert cook(module, lines) == [cook(module, [line])[0] for line in lines]
+
+
+@settings(max_examples=100)
+@given(st.lists(LINES, min_size=1, max_size=4))
+def test_no_text_is_lost(lines: list[bytes]) -> None:
+    """Every letter of a line without header is in its message."""
+    for line, row in zip(lines, cook(file, lines), strict=True):
+        text = line.rstrip(b"\r\n\0")
+        if not text[:1].isascii() or text[:1] in {b"*", b"\\", b'"'}:
+            assert str(row["message"]).encode() in {text, text.decode("latin-1").encode()}
+
+
+@settings(max_examples=100)
+@given(st.lists(JSON_VALUES.map(msgspec.json.encode) | st.binary(max_size=20), min_size=1, max_size=5))
+def test_json_and_journal_keep_every_payload(payloads: list[bytes]) -> None:
+    """Any JSON value and any bytes give one event each."""
+    for module in (json, journald):
+        assert len(cook(module, payloads)) == len(payloads)
+
+
+@settings(max_examples=100)
+@given(
+    st.dictionaries(
+        st.sampled_from(["source.ip", "level", "time", "process.pid", "message", "event.start"]), JSON_VALUES
+    )
+)
+def test_json_members_never_vanish(members: dict[str, object]) -> None:
+    """A member that is not null is in the event, below its own name or json."""
+    (row,) = cook(json, [msgspec.json.encode(members)])
+    kept = sum(1 for name in row if name.startswith("json.")) + sum(name in row for name in ("occurred", *members))
+    assert kept >= sum(value is not None for value in members.values())
