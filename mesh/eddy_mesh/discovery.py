@@ -65,8 +65,9 @@ def _modules(category: str) -> dict[str, str]:
 
 
 def agent_types() -> list[str]:
-    """Return the names of all agent types, sorted."""
-    return sorted(_modules("types"))
+    """Return the names of all agent types, sorted: modules that say their SCOPE."""
+    found = _modules("types")
+    return sorted(name for name in found if hasattr(import_module(found[name]), "SCOPE"))
 
 
 def part_names(agent_type: str) -> list[str]:

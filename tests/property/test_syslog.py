@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 import numpy as np
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from eddy_agents.wire.syslog import Syslog, parse_any, parse_rfc3164, parse_rfc5
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.codec import decode, encode
-from eddy_mesh.columns import Bytes, Constant, Numbers, pack
+from eddy_mesh.columns import Bytes, Column, Constant, Numbers, pack
 from eddy_mesh.errors import WireError
 from eddy_mesh.rows import flat_row
 
@@ -37,8 +39,9 @@ PIECES = [
     *(b'1.2.3.4 - - [03/Nov/2026:09:14:07 +0000] "GET / HTTP/1.1" 200 5', b"pam_unix(sshd:auth): ", b"caf\xc3\xa9"),
 ]
 LINES = st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=6)), max_size=12).map(b"".join)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
@@ -46,7 +49,7 @@ JSON_VALUES = st.recursive(
 
 def cook(module: object, lines: list[bytes]) -> list[dict[str, Value]]:
     """The cooked rows of a batch of payloads, after a round trip through the codec."""
-    columns = {
+    columns: dict[str, Column] = {
         "event.original": Bytes(*pack(lines)),
         "observed": Numbers(np.full(len(lines), NOW)),
         "host_address": Constant("198.51.100.9", len(lines)),
@@ -63,10 +66,8 @@ def cook(module: object, lines: list[bytes]) -> list[dict[str, Value]]:
 def test_parsers_give_a_value_or_a_wire_error(line: bytes) -> None:
     """Any bytes are parsed or refused with WireError; read leniently they are never refused."""
     for parse in (parse_rfc5424, parse_rfc3164):
-        try:
+        with suppress(WireError):
             assert isinstance(parse(line), Syslog)
-        except WireError:
-            pass
     assert isinstance(parse_any(line), Syslog)
 
 
@@ -98,9 +99,7 @@ def test_json_and_journal_keep_every_payload(payloads: list[bytes]) -> None:
 
 @settings(max_examples=100)
 @given(
-    st.dictionaries(
-        st.sampled_from(["source.ip", "level", "time", "process.pid", "message", "event.start"]), JSON_VALUES
-    )
+    st.dictionaries(st.sampled_from(["source.ip", "level", "time", "process.pid", "message", "event.start"]), SCALARS)
 )
 def test_json_members_never_vanish(members: dict[str, object]) -> None:
     """A member that is not null is in the event, below its own name or json."""

@@ -347,5 +347,7 @@ async def test_source_refuses_what_can_not_work(tmp_path: Path) -> None:
     """A missing file and an unknown raw type are configuration mistakes that say what to give instead."""
     with pytest.raises(ConfigError, match="no capture file"):
         await Source(Config(paths=(str(tmp_path / "none.pcap"),))).run(Recorder(tmp_path))
+    with pytest.raises(ConfigError, match="no capture file is named"):
+        await Source(Config()).run(Recorder(tmp_path))
     with pytest.raises(ConfigError, match="no raw type; choose of netflow, sflow, syslog"):
         Source(Config(paths=("x",), unwrap_udp_ports={"snmp": (161,)}))

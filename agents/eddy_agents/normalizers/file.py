@@ -5,8 +5,8 @@ Takes in: text files named by glob patterns. Gives: ``event.raw.system.file``, o
 
 At least once: the checkpoint is written only after the events that it covers have been taken, so that nothing is
 lost when the process is killed, and at most the lines of the last second come again, with the same path and offset.
-An empty line is no event. Not seen, in any follower: lines written to a copytruncate file between its last read and
-the cut.
+An empty line is no event. What no follower sees: lines written to a copytruncate file between its last read and the
+cut, and a file that is made and renamed between two looks, unless ``include`` names its new name too.
 """
 
 from __future__ import annotations

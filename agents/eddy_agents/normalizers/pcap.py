@@ -41,7 +41,7 @@ _EXPORT_PORTS: Final = {"netflow": (2055, 4739, 9991, 9995), "sflow": (6343,), "
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the pcap source."""
 
-    paths: tuple[str, ...]
+    paths: tuple[str, ...] = ()
     """Capture files, pcap or pcapng; a name with ``*`` or ``?`` in its last part stands for all files it matches."""
 
     unwrap_udp_ports: dict[str, tuple[int, ...]] = msgspec.field(default_factory=lambda: dict(_EXPORT_PORTS))
@@ -186,8 +186,10 @@ def _matching(paths: Sequence[str]) -> list[Path]:
     """Return the files that the configured names stand for, each once.
 
     Raises:
-        ConfigError: a name stands for none.
+        ConfigError: there is no name, or one stands for no file.
     """
+    if not paths:
+        raise ConfigError(["paths: no capture file is named; give the path of a pcap or pcapng file"])
     files: dict[Path, None] = {}
     for name in paths:
         path = Path(name)

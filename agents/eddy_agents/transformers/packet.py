@@ -80,6 +80,8 @@ def _integers(column: Column, default: Integers) -> Integers:
     if isinstance(column, Numbers) and column.values.dtype.kind in "iu":
         values = column.values.astype(np.int64)
         return values if column.nulls is None else np.where(column.nulls, default, values)
+    if isinstance(column, Constant) and column.value is None:
+        return default
     held = [column.at(row) for row in range(len(column))]
     pairs = zip(held, default.tolist(), strict=True)
     return np.array(

@@ -41,7 +41,8 @@ class _Table(NamedTuple):
 
 def _compile(pattern: Pattern) -> _Compiled:
     # The marker is the line end: it takes part exactly where the pattern fits. Every match takes one line.
-    whole = f"(?:{pattern.text}(\n)|.*\n)"
+    text = pattern.text.replace("[^", "[^\n")  # all messages of a chunk are one text: nothing may reach the next line
+    whole = f"(?:{text}(\n)|.*\n)"
     expression = re.compile(whole.encode())
     names = sorted(expression.groupindex, key=lambda name: expression.groupindex[name])
     constants = {

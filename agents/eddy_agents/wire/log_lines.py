@@ -98,7 +98,7 @@ class LineCooking:
             first = chunk.lines[int(rows[0])] + b"\n"
             for form in sorted(self._formats, key=lambda form: not _fits(form, first)):
                 rows = form.take(chunk, rows, self._clock)
-        return np.concatenate([rows, several])
+        return np.sort(np.concatenate([rows, several]))
 
     def _one_by_one(self, chunk: Chunk, rows: npt.NDArray[np.intp]) -> None:
         parsed = [parse_any(chunk.lines[row]) for row in rows.tolist()]

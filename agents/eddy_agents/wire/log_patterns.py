@@ -72,7 +72,7 @@ class Pattern(NamedTuple):
 _AUTH, _SESSION, _FAIL, _OK = "authentication", "session", "failure", "success"
 _PREAUTH = r"(?: \[preauth\])? *"
 _PORT = r"(?: port (?P<port>\d{1,5}))?"
-_WHO = r"(?:(?:invalid|authenticating) user (?P<user>.*) )?(?P<address>[^ ]+)" + _PORT
+_WHO = r"(?:(?:invalid|authenticating) user (?P<user>.*?) )?(?P<address>[^ ]+)" + _PORT
 _UNIX = r"authentication failures?; logname=[^ ]* uid=(?P<real_uid>\d*) euid=(?P<effective_uid>\d*)"
 _PAM_FAILURE = _UNIX + r" tty=(?P<tty>[^ ]*) ruser=(?P<by>[^ ]*) rhost=(?P<address>[^ ]*)(?: +user=(?P<user>.*?))? *"
 _OPENED = r"session opened for user (?P<user>[^ (]+)(?:\(uid=(?P<uid>\d+)\))?(?: by (?P<by>[^ (]*)\(uid=\d+\))?"
@@ -128,7 +128,7 @@ SSHD = (
     Pattern(r"Connection (?:closed|reset) by " + _WHO + " *", "ssh_disconnect", _SESSION, type="end"),
     Pattern(r"Disconnected from " + _WHO + r" \[preauth\] *", "ssh_disconnect", _AUTH, _FAIL, type="end"),
     Pattern(
-        r"Disconnected from (?:user (?P<user>.*) )?(?P<address>[^ ]+)" + _PORT + " *",
+        r"Disconnected from (?:user (?P<user>.*?) )?(?P<address>[^ ]+)" + _PORT + " *",
         "ssh_disconnect",
         _SESSION,
         type="end",

@@ -126,7 +126,7 @@ def first_offset(
     if place is not None:
         return place.offset if is_same_content(place, look) else 0
     was_watched = earlier is not None and any(matches(path, pattern) for pattern in set(earlier.include) & set(include))
-    if not is_first_scan or was_watched or start is Start.BEGINNING:
+    if not is_first_scan or was_watched or start == Start.BEGINNING:
         return 0
     return look.size
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import click
@@ -53,7 +53,7 @@ def run(work: Awaitable[T]) -> T:
         raise click.exceptions.Exit(TERMINATED) from None
 
 
-async def bursts(items: AsyncIterator[T], pause_s: float) -> AsyncIterator[list[T]]:
+async def bursts(items: AsyncIterator[T], pause_s: float) -> AsyncGenerator[list[T]]:
     """Yield items in lists: what came with no longer pause than ``pause_s`` between two of them."""
     held: list[T] = []
     coming = asyncio.ensure_future(anext(items))

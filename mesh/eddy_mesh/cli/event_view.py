@@ -17,8 +17,21 @@ from eddy_mesh.rows import json_value
 from eddy_mesh.selection.plan import Aggregate, Item, Plan
 
 _ENVELOPE = frozenset(
-    "id version type event_class stage occurred observed host host_address normalizer normalizer_address level parents "
-    "raw.media_type".split()
+    {
+        *(
+            "id",
+            "version",
+            "type",
+            "event_class",
+            "stage",
+            "occurred",
+            "observed",
+            "level",
+            "parents",
+            "raw.media_type",
+        ),
+        *("host", "host_address", "normalizer", "normalizer_address"),
+    }
 )
 _LEAST = {FieldType.TIME: 12, FieldType.ADDRESS: 15, FieldType.LEVEL: 7, FieldType.INT: 5}
 _RIGHT = frozenset({FieldType.INT, FieldType.FLOAT})
@@ -126,41 +139,39 @@ def summary(row: Mapping[str, Value]) -> Cell:
     if "diagnosis.hypothesis" in row:
         return Cell(str(row["diagnosis.hypothesis"]), "found")
     if "message" in row:
-        return Cell(_process(row, ": ") + str(row["message"]), style)
+        return Cell(_process(row, ": ") + _text("message", row), style)
     if "source.ip" in row or "destination.ip" in row:
         return Cell(_flow(row), style)
     if "event.original" in row:
         return Cell(_payload(row["event.original"]), style)
     if "process.name" in row:
-        action, line = row.get("event.action", ""), row.get("process.command_line", "")
-        return Cell(f"{action} {_process(row, ' ')}{line}".strip(), style)
-    rest = (f"{name}={_plain(name, value)}" for name, value in row.items() if name not in _ENVELOPE)
+        parts = (_text("event.action", row), _process(row, ""), _text("process.command_line", row))
+        return Cell(" ".join(filter(None, parts)), style)
+    rest = (f"{name}={_text(name, row)}" for name in row if name not in _ENVELOPE)
     return Cell(" ".join(rest), style)
 
 
 def _process(row: Mapping[str, Value], after: str) -> str:
     if "process.name" not in row:
         return ""
-    pid = f"[{row['process.pid']}]" if "process.pid" in row else ""
-    return f"{row['process.name']}{pid}{after}"
+    pid = f"[{_text('process.pid', row)}]" if "process.pid" in row else ""
+    return f"{_text('process.name', row)}{pid}{after}"
 
 
 def _flow(row: Mapping[str, Value]) -> str:
-    parts = [str(row.get("network.transport", row.get("network.iana_number", "")))]
+    parts = [_text("network.transport", row) or _text("network.iana_number", row)]
     parts.append(f"{_end(row, 'source')} → {_end(row, 'destination')}")
     for name, word in (("network.packets", " packets"), ("network.bytes", ""), ("event.duration", "")):
         value = row.get(name, row.get(name.replace("network.", "source.")))
         if isinstance(value, int | float):
             parts.append(f"{value_cell(name, value, 0).text}{word}")
-    for name in ("event.action", "process.name"):
-        if name in row:
-            parts.append(str(row[name]))
+    parts += [_text(name, row) for name in ("event.action", "process.name")]
     return " ".join(part for part in parts if part)
 
 
 def _end(row: Mapping[str, Value], end: str) -> str:
-    address, port = str(row.get(f"{end}.ip", "?")), row.get(f"{end}.port")
-    if port is None:
+    address, port = _text(f"{end}.ip", row) or "?", _text(f"{end}.port", row)
+    if not port:
         return address
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
@@ -169,9 +180,13 @@ def _payload(value: Value) -> str:
     if not isinstance(value, bytes):
         return str(value)
     shown = json_value("event.original", value[:_MOST_PREVIEW_BYTES])
-    return shown if isinstance(shown, str) else f"{len(value)} octets {value[:32].hex(' ', 4)}"
+    return shown if isinstance(shown, str) else f"{len(value)} octets: {value[:32].hex(' ', 4)}"
 
 
-def _plain(name: str, value: Value) -> str:
+def _text(name: str, row: Mapping[str, Value]) -> str:
+    """Return the value of a field as text, "" where the event does not have it."""
+    value = row.get(name)
+    if value is None:
+        return ""
     shown = json_value(name, value)
     return shown if isinstance(shown, str) else msgspec.json.encode(shown).decode()

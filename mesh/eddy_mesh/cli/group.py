@@ -40,7 +40,7 @@ class LazyCommand(RichCommand):
     """Stands for a command in lists; loads it when its arguments are to be read."""
 
     def __init__(self, name: str, entry: Entry) -> None:
-        super().__init__(name, help=entry.summary, short_help=entry.summary)
+        super().__init__(name=name, help=entry.summary, short_help=entry.summary)
         self._target = entry.target
 
     def load(self) -> click.Command:

@@ -102,7 +102,7 @@ def duration_text(duration_ns: float) -> str:
     if abs(duration_ns) < NS:
         return f"{duration_ns:.0f} ns"
     left = int(duration_ns // NS)
-    parts = []
+    parts: list[str] = []
     for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, seconds)
         if count or parts:
@@ -166,12 +166,12 @@ class Table:
         for row in self._held:
             if self._lines == 0 or (available and self._lines % max(height - 1, 10) == 0):
                 titles = [Cell(column.title, "title") for column in self._columns]
-                self._write(titles, widths, available)
-            self._write(row, widths, available)
+                self._write(titles, widths)
+            self._write(row, widths)
         self._held.clear()
         self._out.flush()
 
-    def _write(self, cells: Sequence[Cell], widths: Sequence[int], available: int) -> None:
+    def _write(self, cells: Sequence[Cell], widths: Sequence[int]) -> None:
         texts = []
         for number, (cell, column, width) in enumerate(zip(cells, self._columns, widths, strict=True)):
             is_last = number == len(widths) - 1

@@ -19,7 +19,7 @@ _QUANTITY = re.compile(r"\d+(\.\d+)?[a-z]+", re.ASCII)
 _DOTTED = re.compile(r"[a-z_@][\w@-]*(\.[\w@-]+)+", re.ASCII | re.IGNORECASE)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """``10s``, ``5m``, ``1h``; a bare number is seconds. The value is in s."""
 
     name = "duration"
@@ -80,7 +80,7 @@ def search_condition(pattern: str, names: tuple[str, ...], *, ignore_case: bool,
 
     Args:
         pattern: RE2 for fields of text; for the others a literal, or for addresses also a network.
-        names: fields to look at; none stands for the texts that people read, and all addresses where the pattern is one.
+        names: fields to look at; none stands for the texts that people read, and the addresses where the pattern is one.
         ignore_case: whether upper and lower case are the same.
         invert: select the events whose fields are there and do not match.
 

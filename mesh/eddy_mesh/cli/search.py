@@ -8,6 +8,7 @@ from time import time_ns
 from typing import Any, BinaryIO
 
 import rich_click as click
+from click.exceptions import Exit
 
 from eddy_mesh.api import Event
 from eddy_mesh.cli.connection import with_mesh
@@ -60,7 +61,7 @@ def grep(settings: Settings, pattern: str, **asked: Any) -> None:
         with_mesh(settings, lambda mesh: follow(mesh, search.statement, writer))
     elif with_mesh(settings, lambda mesh: fetch(mesh, search.statement, writer, search.archive)) == 0:
         tell(f"nothing found ({search.period.lower()})")
-        raise click.exceptions.Exit(1)
+        raise Exit(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,4 +133,4 @@ def _search_file(file: EventFile, plan: Plan, writer: EventWriter | None, settin
     if file.refused:
         tell(f"{file.refused:,} lines are no events in JSON and were left out (first: line {file.first_refused})")
     if found == 0:
-        raise click.exceptions.Exit(1)
+        raise Exit(1)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rich_click as click
 from rich_click import RichCommand
@@ -51,7 +51,7 @@ def _remember(ctx: click.Context, option: click.Parameter, value: str | bool | N
 
 
 def _options() -> list[Callable[[Decorated], Decorated]]:
-    def option(*names: str, **more: object) -> Callable[[Decorated], Decorated]:
+    def option(*names: str, **more: Any) -> Callable[[Decorated], Decorated]:
         return click.option(*names, expose_value=False, callback=_remember, **more)
 
     return [

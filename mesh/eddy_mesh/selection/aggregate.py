@@ -6,7 +6,6 @@ argument. Memory is bounded; what does not fit is counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -171,7 +170,8 @@ class LiveAggregate:
     def _kept(self, found: list[dict[str, Literal | None]]) -> list[dict[str, Literal | None]]:
         if self._having is None:
             return found
-        types = {value.name: value.type for value in (*self._plan.group_by, *self._plan.aggregates)}
+        types = {operand.name: operand.type for operand in self._plan.group_by}
+        types |= {aggregate.name: aggregate.type for aggregate in self._plan.aggregates}
         columns = {
             name: column_of(_text_if_any(kind), [public(kind, row[name]) for row in found])
             for name, kind in types.items()
@@ -191,8 +191,8 @@ _NO_KIND = Kind(Stage.ANALYZED, EventClass.DERIVED, "")
 
 def _sorted(rows: list[dict[str, Literal | None]], key: Key) -> list[dict[str, Literal | None]]:
     name = key.value.name
-    get: Callable[[dict[str, Literal | None]], Literal] = lambda row: row[name]  # type: ignore[assignment, return-value]  # noqa: E731
-    held = sorted((row for row in rows if row[name] is not None), key=get, reverse=key.descending)  # type: ignore[arg-type]
+    held = [row for row in rows if row[name] is not None]
+    held.sort(key=lambda row: row[name], reverse=key.descending)  # type: ignore[arg-type, return-value]  # none is None
     return held + [row for row in rows if row[name] is None]
 
 

@@ -53,7 +53,7 @@ def _nulls_with_nan(
 ) -> npt.NDArray[np.bool_] | None:
     if values.dtype.kind != "f":
         return nulls
-    nan: npt.NDArray[np.bool_] = np.isnan(values)  # type: ignore[call-overload]
+    nan: npt.NDArray[np.bool_] = np.isnan(values)
     return nan if nulls is None else nan | nulls
 
 
@@ -77,7 +77,7 @@ def _words(column: Words) -> Coded:
 
 
 def _one_by_one(values: list[Literal | None]) -> Coded:
-    different = sorted({value for value in values if value is not None})  # type: ignore[type-var]  # all of one type
+    different = sorted({value for value in values if value is not None})
     code_of: dict[Literal | None, int] = {value: code for code, value in enumerate(different)}
     code_of[None] = -1
     return Coded(np.fromiter((code_of[value] for value in values), np.int64, len(values)), different)

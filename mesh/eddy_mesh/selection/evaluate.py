@@ -192,7 +192,7 @@ def _one_by_one(kind: FieldType, column: Column, question: Question, *, wanted: 
 
 def _without_nulls(column: Column, answer: Mask) -> Mask:
     if isinstance(column, Numbers) and column.values.dtype.kind == "f":
-        answer = answer & ~np.isnan(column.values)  # type: ignore[arg-type]  # kind f is a float
+        answer = answer & ~np.isnan(column.values)
     nulls = None if isinstance(column, Constant) else column.nulls
     return answer if nulls is None else answer & ~nulls
 

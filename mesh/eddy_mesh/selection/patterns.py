@@ -139,7 +139,7 @@ def rows_matching(pattern: str, column: Packed) -> npt.NDArray[np.bool_]:
     """
     starts, ends, data = _joined(column)
     rows = [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    if b"\n" in data or _NOT_BY_LINE.search(pattern):
+    if not rows or b"\n" in data or _NOT_BY_LINE.search(pattern):
         search = regex(pattern).search
         return np.fromiter((search(row) is not None for row in rows), np.bool_, len(rows))
     return _search_lines(pattern, b"\n".join(rows), starts + np.arange(len(rows)))

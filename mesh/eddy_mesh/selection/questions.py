@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from eddy_mesh.selection.plan import (
 Mask: TypeAlias = "npt.NDArray[np.bool_] | bool"
 """One truth for each row, or one for all."""
 
-_COMPARE: dict[Operator, Callable[[object, object], object]] = {
+_COMPARE: dict[Operator, Callable[[Any, Any], object]] = {
     Operator.EQ: operator.eq,
     Operator.NE: operator.ne,
     Operator.LT: operator.lt,
@@ -234,7 +234,8 @@ def _at_least(
     if value >> 128:
         return np.zeros(len(low), np.bool_)
     upper, lower = value >> 64, value & _LOW_HALF
-    return (high > upper) | ((high == upper) & (low >= lower))
+    same_high = compare_arrays(Operator.EQ, high, upper) & compare_arrays(Operator.GE, low, lower)
+    return compare_arrays(Operator.GT, high, upper) | same_high
 
 
 def _id_comparison(column: Column, sign: Operator, value: int) -> Mask | None:

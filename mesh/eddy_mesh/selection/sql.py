@@ -116,7 +116,7 @@ def _decoded(output: Output, held: Value) -> Value:
     if held is None:
         return None
     if output.form in {Form.JSON, Form.SPARSE}:
-        return msgspec.json.decode(held) if isinstance(held, str) else None  # type: ignore[no-any-return]
+        return msgspec.json.decode(held) if isinstance(held, str) else None
     if output.form is Form.BLOB and isinstance(held, bytes):
         return public(output.type, int.from_bytes(held, "big"))
     if output.type is FieldType.BOOL:

@@ -51,7 +51,7 @@ class Tally:
             self.extreme = other.extreme if self.extreme is None else self.extreme
             return
         choose = min if self.function is Function.MIN else max
-        self.extreme = choose(self.extreme, other.extreme)  # type: ignore[type-var]  # both of one type
+        self.extreme = choose(self.extreme, other.extreme)
 
     def result(self) -> Literal | None:
         """Return the value of the aggregate; None, NULL, when it has seen no value and is no count."""

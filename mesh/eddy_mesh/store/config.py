@@ -62,7 +62,7 @@ def connect(path: Path, config: StoreConfig) -> DuckDBPyConnection:
     }
     try:
         connection = duckdb.connect(config=settings)
-        connection.execute("SET allowed_directories = [$1]", [str(path)])
+        connection.execute("SET allowed_directories = [$1, $2]", [str(path), escaped(str(path))])
         connection.execute("SET parquet_metadata_cache = true")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -79,3 +79,8 @@ def copy_options(config: StoreConfig) -> dict[str, str]:
         "COMPRESSION_LEVEL": str(config.compression_level),
         "ROW_GROUP_SIZE": str(config.row_group_rows),
     }
+
+
+def escaped(path: str) -> str:
+    """Return a path in which DuckDB sees no pattern."""
+    return path.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")

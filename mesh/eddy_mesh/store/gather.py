@@ -16,6 +16,7 @@ from eddy_mesh.batch import Batch, join
 from eddy_mesh.columnize import any_column, column_of
 from eddy_mesh.columns import (
     Addresses,
+    Bytes,
     Column,
     Constant,
     Ids,
@@ -81,6 +82,8 @@ def uniform(columns: list[Column | None], name: str) -> list[Column | None]:
     kinds = {type(column) for column in widened if column is not None and not isinstance(column, Constant)}
     if kinds == {Words, Text}:
         return [_as_text(column) if isinstance(column, Words) else column for column in widened]
+    if kinds == {Ids, Bytes}:
+        return [_as_bytes(column) if isinstance(column, Ids) else column for column in widened]
     if len(kinds) > 1 and Maps in kinds:
         return [_as_maps(column) for column in widened]
     if kinds == {Numbers}:
@@ -124,6 +127,13 @@ def _spread_address(text: str, count: int) -> Column:
 def _as_text(column: Words) -> Text:
     texts = [value.encode("utf-8", "surrogateescape") for value in column.values]
     return Text(*pack([texts[code] for code in column.codes.tolist()]), column.nulls)
+
+
+def _as_bytes(column: Ids) -> Bytes:
+    """Return single ids as lists of ids are held: end to end."""
+    halves = np.stack((column.highs(), column.low), axis=1).astype(">u8")
+    ends = np.arange(len(column) + 1, dtype=np.uint32) * np.uint32(16)
+    return Bytes(ends, halves.tobytes(), column.nulls)
 
 
 def _as_maps(column: Column | None) -> Column | None:

@@ -5,7 +5,7 @@ What may live here: one case for each stored form. Batches made here have no num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,13 +29,19 @@ _WIDE = frozenset({"HUGEINT", "UHUGEINT"})
 """Types of more than 64 bits: sums, and a column that is signed in one file and beyond 63 bits in another."""
 
 
-def fetch_arrays(connection: DuckDBPyConnection) -> dict[str, Array | list[Value]]:
-    """Return the result of the statement that was executed last, by column; integers of more than 64 bits as a list."""
+def fetch_arrays(connection: DuckDBPyConnection, names: Sequence[str] = ()) -> dict[str, Array | list[Value]]:
+    """Return the result of the statement that was executed last, by column; integers of more than 64 bits as a list.
+
+    Args:
+        connection: has a result.
+        names: those of the columns, in order, where they are not those of the statement.
+    """
     description = connection.description or []
+    names = names or [str(column[0]) for column in description]
     if not any(str(column[1]) in _WIDE for column in description):
-        return dict(connection.fetchnumpy())
+        return dict(zip(names, connection.fetchnumpy().values(), strict=True))
     rows = connection.fetchall()
-    return {str(column[0]): [row[place] for row in rows] for place, column in enumerate(description)}
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
 def restore(arrays: Mapping[str, Array | list[Value]], kind: Kind) -> Batch:
@@ -114,8 +120,11 @@ def _plain(values: Array | list[Value]) -> list[Value]:
     """Return texts and bytes as Python has them; DuckDB gives bytes as a bytearray."""
     if isinstance(values, list):
         return values
-    listed = values.filled(None).tolist() if isinstance(values, np.ma.MaskedArray) else values.tolist()
-    return [bytes(value) if isinstance(value, bytearray) else value for value in listed]
+    listed = [bytes(value) if isinstance(value, bytearray) else value for value in np.asarray(values).tolist()]
+    if not isinstance(values, np.ma.MaskedArray):
+        return listed
+    nulls = np.ma.getmaskarray(values).tolist()
+    return [None if null else value for null, value in zip(nulls, listed, strict=True)]
 
 
 def _either(one: Column, other: Column) -> Column:

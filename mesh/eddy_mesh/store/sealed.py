@@ -18,6 +18,7 @@ import msgspec
 from eddy_mesh.batch import Batch
 from eddy_mesh.errors import StoreError
 from eddy_mesh.store.catalogue import Catalogue, SealedFile
+from eddy_mesh.store.config import escaped
 from eddy_mesh.store.disk import full_error, make_folder, store_error, sync_file, sync_folder
 from eddy_mesh.store.gather import gather
 from eddy_mesh.store.partition import SUFFIX, FileName, Partition, file_name
@@ -159,7 +160,7 @@ class SealedFiles:
 
     def relation(self, files: Sequence[SealedFile]) -> str:
         """Return the SQL of a table of all rows of ``files``; at least one."""
-        names = ", ".join(text_literal(_escaped(str(self._root / file.name.path))) for file in files)
+        names = ", ".join(text_literal(escaped(str(self._root / file.name.path))) for file in files)
         return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
     def load(self, file: SealedFile) -> Batch:
@@ -182,15 +183,23 @@ class SealedFiles:
         """Return whether every row of a file can be read; one that can not be is put aside and counted."""
         import duckdb  # noqa: PLC0415  # see above
 
+        path = self._root / file.name.path
+        found: tuple[object, ...] | None = None
         try:
+            if path.exists():
+                path.open("rb").close()  # an error here is one of the system, not of the file
             with self._connection.cursor() as cursor:
                 cursor.execute(f"SELECT count(*), max(hash(row)) FROM {self.relation([file])} AS row")  # noqa: S608
                 found = cursor.fetchone()
+        except OSError as error:
+            raise store_error(error, path) from error
+        except (duckdb.PermissionException, duckdb.OutOfMemoryException, duckdb.InterruptException) as error:
+            raise StoreError(f"{path} can not be checked: {error}") from error
         except duckdb.Error:
-            found = None
+            pass  # it is damaged: counted and put aside below
         if found is not None and found[0] == file.summary.rows:
             return True
-        self._put_aside(self._root / file.name.path)
+        self._put_aside(path)
         self.catalogue.change([], [file.name])
         return False
 
@@ -232,7 +241,7 @@ class SealedFiles:
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(
-                    "SELECT value FROM parquet_kv_metadata(?) WHERE key = 'eddy'::BLOB", [_escaped(str(path))]
+                    "SELECT value FROM parquet_kv_metadata(?) WHERE key = 'eddy'::BLOB", [escaped(str(path))]
                 )
                 found = cursor.fetchone()
             if found is not None:
@@ -256,8 +265,3 @@ def _mapped(error: Exception, path: Path) -> StoreError:
     if any(sign in text for sign in ("No space left", "Disk quota", "File too large", "not enough space")):
         return full_error(path)
     return StoreError(f"{path} can not be written: {text}")
-
-
-def _escaped(path: str) -> str:
-    """Return a path in which DuckDB sees no pattern."""
-    return path.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")

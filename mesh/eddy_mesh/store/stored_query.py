@@ -22,7 +22,7 @@ from eddy_mesh.selection.evaluate import Matcher, matcher
 from eddy_mesh.selection.plan import Item, Operand, Plan, needed_fields
 from eddy_mesh.selection.prefilter import matches_kind
 from eddy_mesh.selection.project import project
-from eddy_mesh.selection.sql import DUCKDB, Stored, to_sql
+from eddy_mesh.selection.sql import DUCKDB, Form, Output, Stored, to_sql
 from eddy_mesh.store.catalogue import SealedFile
 from eddy_mesh.store.gather import ORIGIN
 from eddy_mesh.store.listing import listed_rows
@@ -111,7 +111,8 @@ def _read(plan: Plan, connection: DuckDBPyConnection, relation: str, file: Seale
         items = tuple(Item(_operand(name, is_id=name in single), name) for name in wanted if name != ORIGIN)
         query = to_sql(replace(plan, items=items), DUCKDB, relation, columns)
         cursor.execute(query.sql, query.parameters)
-        batch = restore(fetch_arrays(cursor), file.name.partition.kind)
+        held = [name for output in query.outputs for name in _stored_names(output)]
+        batch = restore(fetch_arrays(cursor, held), file.name.partition.kind)
     return replace(batch, origin=file.summary.origins[0]) if file.summary.origins else batch
 
 
@@ -131,6 +132,11 @@ def _single_ids(names: Sequence[str]) -> list[str]:
     """Return the fields for lists of ids that are stored as one id in halves."""
     fields = [name.removesuffix(HIGH) for name in names if name.endswith(HIGH)]
     return [name for name in fields if type_of(name) is FieldType.IDS]
+
+
+def _stored_names(output: Output) -> list[str]:
+    """Return the names of the stored columns that an output of a query is made of."""
+    return [output.name + HIGH, output.name + LOW] if output.form is Form.HALVES else [output.name]
 
 
 def _operand(name: str, *, is_id: bool = False) -> Operand:

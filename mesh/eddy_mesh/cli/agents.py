@@ -1,0 +1,154 @@
+"""``eddy agents``: who is there, and how is everybody."""
+
+from __future__ import annotations
+
+import asyncio
+from time import time_ns
+
+import msgspec
+import rich_click as click
+
+from eddy_mesh.api import Mesh
+from eddy_mesh.cli.connection import with_mesh
+from eddy_mesh.cli.output import Cell, Column, duration_text, rate_text, table_text, time_of_day, write_records
+from eddy_mesh.cli.output import write_table as write_rows
+from eddy_mesh.cli.screen import screen
+from eddy_mesh.cli.settings import Settings, command
+from eddy_mesh.cli.statuses import SAMPLE_S, AgentStatus, HostStatus, host_statuses, rate, two_samples
+from eddy_mesh.rows import time_text
+
+SILENT_AFTER_NS = 60_000_000_000
+"""A source that took nothing in for longer is flagged."""
+SOURCE_TYPE = "normalizer"
+STATE_STYLES = {
+    "running": "good",
+    "starting": "notable",
+    "paused": "warning",
+    "draining": "warning",
+    "failed": "alarming",
+}
+COLUMNS = [
+    Column("host"),
+    Column("agent"),
+    Column("type"),
+    Column("state"),
+    Column("in/s", right=True),
+    Column("out/s", right=True),
+    Column("queued", right=True),
+    Column("lost", right=True),
+    Column("restarts", right=True),
+    Column("uptime", right=True),
+    Column("last event", right=True),
+    Column("remark"),
+]
+
+
+class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent as it is shown; what ``--json`` writes.
+
+    Attributes:
+        in_rate: events/s that it took.
+        out_rate: events/s that it made.
+        queued: events that wait for it.
+        lost: events dropped or refused on its edges since the host process started.
+        last_event: RFC 3339, or "" where there was none.
+        silent: a source that took nothing in for longer than `SILENT_AFTER_NS`.
+    """
+
+    host: str
+    agent: str
+    type: str
+    state: str
+    in_rate: float
+    out_rate: float
+    queued: int
+    lost: int
+    restarts: int
+    uptime_s: float
+    last_event: str
+    silent: bool
+    reason: str
+
+
+@command("agents")
+@click.option("--watch", is_flag=True, help="Show it again every second; Ctrl-C ends it.")
+def agents(settings: Settings, watch: bool) -> None:
+    """Show every agent: state, rate, queue, loss, uptime.
+
+    Rates are taken over one second. A source that took nothing in for a minute is flagged as silent, and a failed agent
+    says why. Control them with eddy control HOST/AGENT VERB.
+    """
+    if watch:
+        with_mesh(settings, lambda mesh: _watch(mesh, settings))
+        return
+    before, after = with_mesh(settings, two_samples)
+    records = [record for status in after for record in agent_records(before.get(status.host), status)]
+    if settings.json:
+        write_records([msgspec.to_builtins(record) for record in records])
+        return
+    write_rows(COLUMNS, [_cells(record, time_ns()) for record in records], colour=settings.colour)
+
+
+async def _watch(mesh: Mesh, settings: Settings) -> None:
+    before = {status.host: status for status in await host_statuses(mesh)}
+    with screen(colour=settings.colour) as show:
+        while True:
+            await asyncio.sleep(SAMPLE_S)
+            after = await host_statuses(mesh)
+            now_ns = time_ns()
+            rows = [_cells(r, now_ns) for status in after for r in agent_records(before.get(status.host), status)]
+            show(f"at {time_of_day(now_ns, now_ns)}", table_text(COLUMNS, rows, colour=settings.colour))
+            before = {status.host: status for status in after}
+
+
+def agent_records(before: HostStatus | None, after: HostStatus) -> list[AgentRecord]:
+    """Return the agents of one host process.
+
+    Args:
+        before: an earlier status of the same host process, for the rates; None where there is none.
+        after: its status now.
+    """
+    earlier = {agent.agent: agent for agent in before.agents} if before else {}
+    elapsed_ns = after.now_ns - before.now_ns if before else 0
+    return [_record(earlier.get(agent.agent, agent), agent, after, elapsed_ns) for agent in after.agents]
+
+
+def _record(before: AgentStatus, agent: AgentStatus, host: HostStatus, elapsed_ns: int) -> AgentRecord:
+    quiet_ns = host.now_ns - max(agent.last_ns, agent.started_ns)
+    return AgentRecord(
+        host=host.host,
+        agent=agent.agent,
+        type=agent.type,
+        state=agent.state,
+        in_rate=rate(before.taken, agent.taken, elapsed_ns),
+        out_rate=rate(before.made, agent.made, elapsed_ns),
+        queued=agent.queued,
+        lost=agent.lost,
+        restarts=agent.restarts,
+        uptime_s=(host.now_ns - agent.started_ns) / 1e9 if agent.started_ns else 0.0,
+        last_event=time_text(agent.last_ns) if agent.last_ns else "",
+        silent=agent.type == SOURCE_TYPE and agent.state == "running" and quiet_ns > SILENT_AFTER_NS,
+        reason=agent.reason,
+    )
+
+
+def _cells(record: AgentRecord, now_ns: int) -> list[Cell]:
+    from eddy_mesh.rows import time_ns as parse  # noqa: PLC0415
+
+    last = time_of_day(parse(record.last_event), now_ns) if record.last_event else "-"
+    state = Cell(record.state, STATE_STYLES.get(record.state, "quiet"))
+    remark = Cell("silent", "warning") if record.silent else Cell(record.reason, "bad")
+    return [
+        Cell(record.host),
+        Cell(record.agent),
+        Cell(record.type, "notable"),
+        state,
+        Cell(rate_text(record.in_rate)),
+        Cell(rate_text(record.out_rate)),
+        Cell(f"{record.queued:,}", "warning" if record.queued else ""),
+        Cell(f"{record.lost:,}", "bad" if record.lost else ""),
+        Cell(f"{record.restarts:,}", "warning" if record.restarts else ""),
+        Cell(duration_text(record.uptime_s * 1e9)),
+        Cell(last),
+        remark,
+    ]
