@@ -35,6 +35,7 @@ _CLOSE_WAIT_S = 0.2
 _REST_WAIT_S = 0.05
 _REST_READS = 16
 _HANDSHAKE_S = 10.0
+_ACCEPT_STEPS = 4  # of the loop, from the accept(2) of a connection until one that came too late is closed
 _BACKLOG = 128
 
 
@@ -366,6 +367,8 @@ class StreamListener:
                 is_stopping = True
                 for server in servers:
                     server.close()
+                for _ in range(_ACCEPT_STEPS):
+                    await asyncio.sleep(0)
 
     async def _start(
         self,

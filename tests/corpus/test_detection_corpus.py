@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from eddy_mesh.agent import Draft, Stateful
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columnize import column_of
-from eddy_mesh.columns import Bytes, Constant, Numbers, pack
+from eddy_mesh.columns import Bytes, Column, Constant, Numbers, pack
 from eddy_mesh.fields import FieldType
 from eddy_mesh.rows import batch_of, flat_rows, time_ns
 
@@ -67,7 +68,7 @@ def _from_packets(corpus: Path) -> Iterator[Batch]:
     cooking = packet.Cooking(packet.Config())
     for start in range(0, len(packets), 500):
         part = packets[start : start + 500]
-        columns = {
+        columns: dict[str, Column] = {
             "event.original": Bytes(*pack([p.captured for p in part])),
             "packet.link_type": Numbers(np.array([p.link_type for p in part])),
             "packet.length": Numbers(np.array([p.length for p in part])),
@@ -87,7 +88,7 @@ def _from_exports(name: str) -> Callable[[Path], Iterator[Batch]]:
         drafts: list[object] = []
         for start in range(0, len(datagrams), 10):
             part = datagrams[start : start + 10]
-            columns = {
+            columns: dict[str, Column] = {
                 "event.original": Bytes(*pack([d.payload for d in part])),
                 "host_address": Constant("127.0.0.1", len(part)),
                 "observed": Numbers(np.array([d.timestamp_ns for d in part])),
@@ -144,6 +145,11 @@ SOURCES = {
 }
 
 
+@cache
+def _batches(source: str, corpus: Path) -> list[Batch]:
+    return list(SOURCES[source](corpus))
+
+
 def _run(detector: Stateful, batches: Sequence[Batch], end_ns: int = LATER_NS) -> list[Row]:
     outputs = [output for batch in batches for output in detector.on_batch(batch, LATER_NS).outputs]
     outputs += detector.on_tick(LATER_NS + (end_ns - EARLY_NS)).outputs
@@ -154,7 +160,7 @@ def _run(detector: Stateful, batches: Sequence[Batch], end_ns: int = LATER_NS) -
 def test_scans_are_found_and_nothing_else(corpus: Path, source: str) -> None:
     """Each labelled scan is found once, with its attacker, target, time and complete evidence; the rest is silence."""
     truth = {line.label: line for line in _truth(corpus)}
-    batches = list(SOURCES[source](corpus))
+    batches = _batches(source, corpus)
     rows = _run(port_scan.Detector(port_scan.Config()), batches)
     for event_type in ("start", "end"):
         found = {_scan_label(row): row for row in rows if row["event.type"] == event_type}
@@ -176,7 +182,7 @@ def test_scans_are_found_and_nothing_else(corpus: Path, source: str) -> None:
 
 def _scan_label(row: Row) -> str:
     if row["event.action"] == "host_sweep":
-        return f"host_sweep_{row['destination.port']}"
+        return "host_sweep_" + str(row["destination.port"])
     return "port_scan_syn" if row["network.iana_number"] == 6 else "port_scan_udp"
 
 
@@ -184,7 +190,7 @@ def _scan_label(row: Row) -> str:
 def test_the_flood_is_found_and_nothing_else(corpus: Path, source: str) -> None:
     """The labelled flood is found once, with its attacker, target, time and evidence; the rest is silence."""
     (truth,) = (line for line in _truth(corpus) if line.label == "dos_syn_flood")
-    batches = list(SOURCES[source](corpus))
+    batches = _batches(source, corpus)
     rows = _run(flood.Detector(flood.Config()), batches)
     assert [row["event.type"] for row in rows] == ["start", "end"]
     start, end = rows
@@ -192,7 +198,7 @@ def test_the_flood_is_found_and_nothing_else(corpus: Path, source: str) -> None:
     assert end["diagnosis.count"] == 3000
     _same_time(end, truth)
     assert end["source.ip"] == truth.attacker
-    assert f"{end['destination.ip']}:{end['destination.port']}" == truth.target
+    assert truth.target == ":".join((str(end["destination.ip"]), str(end["destination.port"])))
     _evidence_is(end, batches, lambda e: e.get("destination.port") == 80 and e["source.ip"] == truth.attacker)
 
 
@@ -205,7 +211,7 @@ def _same_time(row: Row, truth: Truth) -> None:
 
 def _evidence_is(row: Row, batches: Sequence[Batch], belongs: Callable[[Row], bool]) -> None:
     events = [event for batch in batches for event in flat_rows(batch)]
-    by_id = {event["id"]: event for event in events}
+    by_id: dict[object, Row] = {event["id"]: event for event in events}
     named = row["diagnosis.evidence"]
     assert isinstance(named, list)
     assert len(set(named)) == len(named) == row["diagnosis.count"]
@@ -218,7 +224,7 @@ def test_benign_windows_are_silent(corpus: Path, source: str) -> None:
     windows = [line for line in _truth(corpus) if line.label == "benign_http"]
     assert windows
     batches = []
-    for batch in SOURCES[source](corpus):
+    for batch in _batches(source, corpus):
         attackers = np.array([event.get("source.port") == 80 or _benign(event, windows) for event in flat_rows(batch)])
         batches.append(batch.filter(attackers))
     assert sum(map(len, batches)) >= 50

@@ -179,7 +179,7 @@ def test_bad_templates_are_refused(set_id: int, words: tuple[int, ...]) -> None:
     ],
 )
 def test_values_of_elements(number: int, octets: bytes, value: Value) -> None:
-    """Each abstract data type is read as RFC 7011 section 6 says, also in reduced size, and octets that fit no type are kept."""
+    """Each data type is read as RFC 7011 section 6 says, also in reduced size; octets that fit no type are kept."""
     found = one_value(IPFIX, number, octets)
     assert found == value
     assert type(found) is type(value)
@@ -316,8 +316,7 @@ def test_an_ipfix_exporter_that_restarts_is_followed_again() -> None:
     assert lost(IPFIX, before + after + [(100, 10, 0)]) == [(80, 100, 20)]
 
 
-def test_a_gap_waits_for_the_late(  # the window is what an operator sets
-) -> None:
+def test_a_gap_waits_for_the_late() -> None:
     """A gap is told after as many datagrams as the window allows, not before."""
     sequence = Sequence(V9, 3)
     told = []

@@ -166,8 +166,9 @@ class Detector:
         requests = seen.where(_asks(seen))
         completed = _completions(seen)
         requests = requests.where(~contacts.among(_exchange(requests), completed))
-        self._complete(completed)
-        drafts = self._watch(requests)
+        gone = self._complete(completed)
+        found, more = self._watch(requests)
+        drafts = [*self._drafts(found, "start"), *self._drafts([*gone, *more], "end")]
         return Result([*drafts, *self._sweep(now_ns)])
 
     def on_tick(self, now_ns: int) -> Result:
@@ -178,16 +179,23 @@ class Detector:
             self._told = self._targets.evicted
         return Result(drafts)
 
-    def _complete(self, completed: Rows) -> None:
+    def _complete(self, completed: Rows) -> list[_Target]:
+        """Take note of completed exchanges; return the targets that had to go."""
+        gone: list[_Target] = []
         known = completed[self._marks.may_hold(completed[:, :4])]
         rows, which = contacts.distinct(known[:, :4])
         for row, members in zip(rows.tolist(), contacts.groups(which), strict=True):
             target = self._targets.get(_key(row))
-            if target is not None:
-                target.complete(known[members, 4:])
-                self._targets.resize(target.key)
+            if target is None:
+                continue
+            target.complete(known[members, 4:])
+            if target.unseen >= _AT_ONCE:
+                target.look(self._config)
+            gone += self._targets.resize(target.key)
+        return gone
 
-    def _watch(self, requests: Contacts) -> list[Draft]:
+    def _watch(self, requests: Contacts) -> tuple[list[_Target], list[_Target]]:
+        """Take in requests; return the targets of floods just found, and those that had to go."""
         services = _exchange(requests)[:, :4]
         rows, which = contacts.distinct(services)
         self._marks.add(rows)
@@ -202,7 +210,7 @@ class Detector:
                 target.name_ns = target.start_ns
                 found.append(target)
             gone += self._targets.resize(target.key)
-        return _drafts(found, "start", self._config) + _drafts(gone, "end", self._config)
+        return found, gone
 
     def _due(self, target: _Target) -> bool:
         if target.unseen >= _AT_ONCE:
@@ -226,7 +234,11 @@ class Detector:
         if self._marks.added > _MARKS_MAX:
             self._marks.clear()
             self._marks.add(np.array([target.key for target in self._targets], np.uint64).reshape(-1, 4))
-        return _drafts(ended, "end", self._config)
+        return self._drafts(ended, "end")
+
+    def _drafts(self, targets: list[_Target], event_type: str) -> list[Draft]:
+        rows = [_row(target, event_type, self._config) for target in targets if target.name_ns]
+        return [draft_of(KIND, rows)] if rows else []
 
 
 # --- what a request is -------------------------------------------------------------------------------------------
@@ -311,11 +323,6 @@ _NO_PEERS: Final = np.zeros((0, 3), np.uint64)
 
 
 # --- what is said ------------------------------------------------------------------------------------------------
-
-
-def _drafts(targets: list[_Target], event_type: str, config: Config) -> list[Draft]:
-    rows = [_row(target, event_type, config) for target in targets if target.name_ns]
-    return [draft_of(KIND, rows)] if rows else []
 
 
 def _row(target: _Target, event_type: str, config: Config) -> dict[str, Value]:

@@ -379,15 +379,22 @@ class _Follower:
 def _find(include: Sequence[str], exclude: Sequence[str], places: dict[FileKey, Place]) -> list[tuple[str, str]]:
     """Return the files that the patterns name, and before them those of ``places`` that have been renamed since.
 
-    Each is its path, and the path where it was seen last if that is another.
+    The one that was written to last comes last. Each is its path, and the path where it was seen last if that is another.
     """
-    found = dict.fromkeys(
+    found = {
         path
         for pattern in include
         for path in iglob(pattern, recursive=True)  # noqa: PTH207  # Path.glob knows no absolute patterns
         if not any(tail.matches(path, excluded) for excluded in exclude) and os.path.isfile(path)  # noqa: PTH113  # as above
-    )
-    return [*_renamed(places, set(found)), *((path, "") for path in found)]
+    }
+    return [*_renamed(places, found), *((path, "") for path in sorted(found, key=_modified_ns))]
+
+
+def _modified_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116  # as above
+    except OSError:  # gone since
+        return 0
 
 
 def _renamed(places: dict[FileKey, Place], found: set[str]) -> list[tuple[str, str]]:

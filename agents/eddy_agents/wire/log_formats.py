@@ -202,6 +202,8 @@ def _rfc5424(chunk: Chunk, rows: npt.NDArray[np.intp], groups: Groups, clock: Cl
     chunk.occurred[rows] = clock.iso(second, fraction, zone)
     if any(elements):
         message = _structured(chunk, rows, message, elements)
+    if None in message:
+        message = [held or b"" for held in message]
     _tag(chunk, rows, (host, appname, procid, message))
 
 

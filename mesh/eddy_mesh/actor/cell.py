@@ -23,7 +23,7 @@ from eddy_mesh.cer import Value
 from eddy_mesh.commands import Command, Happening, State, after
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, ConfigError, StoreError
-from eddy_mesh.task import Answer, HostControl, Task
+from eddy_mesh.task import HostControl, Task
 
 TICK_S = 1.0
 RETRY_S = 1.0
@@ -123,6 +123,7 @@ class Cell:
         self.published = Ledger(f"{name} > bus", policy="drop")
         self.agent: Instance | None = None
         self.is_source = False
+        self._task: Task | None = None
         self._around = surroundings
         self._numbering = numbering
         self._go = asyncio.Event()
@@ -198,8 +199,8 @@ class Cell:
             if consumer.name not in seen:
                 seen.add(consumer.name)
                 await self._settle_downstream(consumer, seen)
-                if isinstance(consumer.agent, Task):
-                    await consumer.agent.settle()
+                if consumer._task is not None:  # noqa: SLF001  # another cell of the same class
+                    await consumer._task.settle()  # noqa: SLF001
 
     def lost(self, reason: str, count: int) -> None:
         """Count events that the outside world offered and that were lost before they could be emitted."""
@@ -305,7 +306,9 @@ class Cell:
                 if not await self._back_off(error):
                     return
             else:
-                self._fail("ended by itself")
+                self.reason = "has taken in all that there was"
+                self._become(State.STOPPED)
+                self._ended.set()
                 return
 
     async def _run_once(self) -> None:
@@ -314,6 +317,7 @@ class Cell:
         self.started_ns = self.now_ns()
         if isinstance(agent, Task):
             await agent.start(self)
+            self._task = agent
         if self.state_now is not State.DRAINING:
             self._become(
                 after(self.state_now, Happening.STARTED) if self.state_now is State.STARTING else State.RUNNING
@@ -329,6 +333,7 @@ class Cell:
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
         finally:
+            self._task = None
             if isinstance(agent, Task):
                 await agent.stop()
 
@@ -451,9 +456,16 @@ class Cell:
         own = [edge.ledger for edge in self.edges]
         return [self.intake, *own] if self.is_source else own
 
+    def _detail(self) -> dict[str, object]:
+        if self._task is None:
+            return {}
+        try:
+            return dict(self._task.status())
+        except Exception as error:  # noqa: BLE001  # a defect of one agent must not stop the heartbeat of all
+            return {"error": f"{type(error).__name__}: {error}"}
+
     def status(self) -> dict[str, object]:
         """Return what the heartbeat shows of this agent."""
-        detail: Answer = self.agent.status() if isinstance(self.agent, Task) else {}
         return {
             "agent": self.name,
             "type": self.kind,
@@ -467,5 +479,5 @@ class Cell:
             "queued": sum(ledger.queued for ledger in self.ledgers()),
             "lost": sum(ledger.lost + ledger.failed for ledger in self.ledgers()),
             "edges": self.ledgers(),
-            "detail": dict(detail),
+            "detail": self._detail(),
         }

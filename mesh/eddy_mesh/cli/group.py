@@ -98,6 +98,10 @@ class QuietGroup(RichGroup):
             raise click.exceptions.Exit(
                 WRONG_USAGE if isinstance(error, UsageError | ConfigError) else FAILED
             ) from None
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx is not None else self.name
+            click.echo(f"{self.name}: {_lower(error.format_message())}; see {where} --help", err=True)
+            raise click.exceptions.Exit(WRONG_USAGE) from None
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
         except BrokenPipeError:
@@ -109,6 +113,11 @@ class QuietGroup(RichGroup):
 def error_text(program: str, error: EddyError) -> str:
     """Return what a person is shown of an error: the program's name, then the text as it is."""
     return f"{program}: {error}"
+
+
+def _lower(text: str) -> str:
+    """Return a message of click in the form of ours: no capital first, no full stop last."""
+    return (text[:1].lower() + text[1:]).removesuffix(".")
 
 
 def _silence_stdout() -> None:

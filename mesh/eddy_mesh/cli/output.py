@@ -20,6 +20,10 @@ from rich.cells import cell_len, set_cell_size
 
 GAP = "  "
 NS = 1_000_000_000
+LEAST = 8
+"""Characters that a column keeps on a narrow terminal, where it wants so many."""
+LEAST_LAST = 24
+"""... and the last one, as long as others can give."""
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _C1 = re.compile("[\x7f-\x9f]")
 
@@ -192,24 +196,21 @@ def _placed(text: str, width: int, *, right: bool, pad: bool) -> str:
     return text + " " * (width - length) if pad else text
 
 
-def fitted(widths: Sequence[int], available: int, least: int = 8) -> list[int]:
-    """Return widths that fit a line, taken from the widest columns first.
+def fitted(widths: Sequence[int], available: int) -> list[int]:
+    """Return widths that fit a line: the last column, which holds the longest texts, gives first, then the widest.
 
     Args:
         widths: what the columns want, characters.
         available: characters of a line; 0 stands for any number.
-        least: characters that a column keeps, where it wants so many.
     """
     fit = list(widths)
     excess = sum(fit) + len(GAP) * (len(fit) - 1) - available if available else 0
-    while excess > 0:
-        widest = max(range(len(fit)), key=lambda number: fit[number])
-        if fit[widest] <= least:
-            break
-        second = max((width for number, width in enumerate(fit) if number != widest), default=least)
-        cut = min(excess, fit[widest] - max(min(second, fit[widest] - 1), least))
-        fit[widest] -= cut
-        excess -= cut
+    given = min(max(excess, 0), max(fit[-1] - LEAST_LAST, 0))
+    fit[-1] -= given
+    excess -= given
+    while excess > 0 and max(fit) > LEAST:
+        fit[fit.index(max(fit))] -= 1
+        excess -= 1
     return fit
 
 

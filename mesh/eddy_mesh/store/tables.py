@@ -37,7 +37,7 @@ from eddy_mesh.columns import (
     address_halves,
 )
 from eddy_mesh.fields import FieldType, type_of
-from eddy_mesh.store.extra import encode_extra
+from eddy_mesh.store.extra import Objects, encode_extra
 from eddy_mesh.store.gather import EXACT_FLOAT
 
 if TYPE_CHECKING:
@@ -233,15 +233,15 @@ def _joined(column: Packed) -> tuple[bytes, list[int]]:
     return data, bounds if start == 0 else [bound - start for bound in bounds]
 
 
-def _objects(values: list[str] | list[bytes], nulls: Nulls) -> Array:
-    objects = np.empty(len(values), dtype=object)
+def _objects(values: list[str] | list[bytes], nulls: Nulls) -> Objects:
+    objects: Objects = np.empty(len(values), dtype=object)
     objects[:] = values
     return _with_none(objects, nulls)
 
 
-def _with_none(objects: Array, nulls: Nulls) -> Array:
+def _with_none(objects: Objects, nulls: Nulls) -> Objects:
     if nulls is not None:
-        objects[nulls] = None
+        objects[nulls] = None  # type: ignore[call-overload]  # numpy's types know no None in an object array
     return objects
 
 
