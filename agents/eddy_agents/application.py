@@ -135,7 +135,8 @@ class Agent:
         except OSError as error:
             return f"{program} can not be started: {error}"
         try:
-            await asyncio.wait_for(process.communicate(lines), self._config.timeout_s)
+            async with asyncio.timeout(self._config.timeout_s):
+                await process.communicate(lines)
         except TimeoutError:
             return f"{program} took longer than {self._config.timeout_s:g} s"
         except (BrokenPipeError, ConnectionResetError):

@@ -23,6 +23,7 @@ from eddy_mesh.errors import StoreError, UsageError
 from eddy_mesh.rows import flat_row, json_value
 from eddy_mesh.selection import Plan, compile_statement, row_names
 from eddy_mesh.store.archive_store import ArchiveStore, StoreConfig
+from eddy_mesh.store.stored_query import is_stream
 from eddy_mesh.task import Answer, Context
 
 SCOPE = "backplane"
@@ -78,10 +79,7 @@ class Agent:
         )
         self._store = await opening
         if self._store.recovered or self._store.journal_cut_bytes:
-            context.notice(
-                "archive_recovered",
-                **{"edge.count": self._store.recovered, "event.reason": "the journal was not sealed"},
-            )
+            context.notice("archive_recovered", **_recovered(self._store))
 
     async def stop(self) -> None:
         """Make everything durable and let go of the store."""
@@ -180,7 +178,7 @@ class Agent:
         if not isinstance(request.get("statement"), str) or self._context is None:
             raise UsageError('select needs a statement: {"statement": "SELECT * SINCE \'-1h\'"}')
         plan = compile_statement(str(request["statement"]), now_ns=self._context.now_ns())
-        if plan.is_aggregate:
+        if not is_stream(plan):
             return map(_json, self._opened.query(plan))
         return _events(plan, self._opened.query_batches(plan))
 
@@ -191,6 +189,10 @@ class Agent:
         except ValueError as error:
             raise UsageError(str(error)) from None
         return map(_json, self._opened.fetch(wanted))
+
+
+def _recovered(store: ArchiveStore) -> dict[str, Value]:
+    return {"edge.count": store.recovered, "event.reason": f"{store.journal_cut_bytes} torn octets were cut off"}
 
 
 def _json(row: Mapping[str, Value]) -> Answer:

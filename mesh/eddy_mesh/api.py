@@ -30,6 +30,8 @@ from eddy_mesh.rows import flat_rows, json_value, value_of_json
 from eddy_mesh.selection import LiveAggregate, Plan, compile_statement, render, row_names
 
 TICK_S = 0.25
+MAX_WAITING = 2048
+"""Batches that may wait for a slow reader of a tap; further ones are dropped and counted."""
 
 
 class Event(Mapping[str, Value]):
@@ -76,11 +78,15 @@ class Mesh:
         bus: connected bus.
         backplane: name of the mesh.
         owner: name of this tool, shown to whoever asks who subscribes.
+
+    Attributes:
+        ledger: accounts of all live events that this tool asked for: what arrived, what was lost and why.
     """
 
     def __init__(self, bus: Bus, backplane: str, owner: str = "tool") -> None:
         self.bus = bus
         self.backplane = backplane
+        self.ledger = Ledger("tap", policy="drop")
         self._owner = f"{owner}-{time_ns():x}"
 
     # --- live and stored events
@@ -130,8 +136,8 @@ class Mesh:
         async with self._subscribed(plan) as batches:
             while True:
                 try:
-                    batch = await asyncio.wait_for(batches.get(), TICK_S)
-                    aggregate.on_batch(batch, time_ns())
+                    async with asyncio.timeout(TICK_S):
+                        aggregate.on_batch(await batches.get(), time_ns())
                 except TimeoutError:
                     pass  # a quiet moment; windows end all the same
                 for row in aggregate.on_tick(time_ns()):
@@ -139,10 +145,17 @@ class Mesh:
 
     @asynccontextmanager
     async def _subscribed(self, plan: Plan) -> AsyncIterator[asyncio.Queue[Batch]]:
-        batches: asyncio.Queue[Batch] = asyncio.Queue()
-        ledger = Ledger("tap")
-        live = live_plan(plan)
-        receiver = FlowReceiver(self.bus, self.backplane, live, self._owner, batches.put_nowait, ledger)
+        batches: asyncio.Queue[Batch] = asyncio.Queue(MAX_WAITING)
+
+        def deliver(batch: Batch) -> None:
+            self.ledger.offered += batch.count
+            try:
+                batches.put_nowait(batch)
+                self.ledger.out += batch.count
+            except asyncio.QueueFull:  # the reader is slower than the flow: nobody else must wait for it
+                self.ledger.drop("slow_reader", batch.count)
+
+        receiver = FlowReceiver(self.bus, self.backplane, live_plan(plan), self._owner, deliver, self.ledger)
         await receiver.start()
         try:
             yield batches
@@ -158,7 +171,7 @@ class Mesh:
 
         Raises:
             StatementError: the statement can not be compiled.
-            UsageError: there is no archive, or an aggregate was asked of several.
+            UsageError: there is no archive, or groups or an order were asked of several.
             BusError: an archive did not answer.
         """
         plan = compile_statement(statement, now_ns=time_ns())
@@ -169,12 +182,12 @@ class Mesh:
         places = [archive] if archive else [f"{p.host}/{p.agent}" for p in await self.agents_of("archive")]
         if not places:
             raise UsageError("no archive answers on this backplane: see eddy agents, or use a statement without SINCE")
-        if len(places) > 1 and plan.is_aggregate:
-            raise UsageError(f"aggregates of several archives are not merged: name one of {', '.join(places)}")
+        if len(places) > 1 and (plan.is_aggregate or plan.order_by):
+            raise UsageError(f"groups and order over several archives are not merged: name one of {', '.join(places)}")
         count = 0
         for place in places:
             async for row in self.ask("archive", "select", {"statement": render(plan)}, agent=place):
-                identity = str(row.get("#id", ""))
+                identity = str(row.get("#id") or row.get("id") or "")
                 yield Event({n: value_of_json(n, v) for n, v in row.items() if n != "#id"}, identity)
                 count += 1
                 if plan.limit is not None and count >= plan.limit:
@@ -289,9 +302,11 @@ async def _until(batches: asyncio.Queue[Batch], until_ns: int | None) -> AsyncIt
         yield await batches.get()
     while (left := (until_ns - time_ns()) / 1e9) > 0:
         try:
-            yield await asyncio.wait_for(batches.get(), left)
+            async with asyncio.timeout(left):
+                batch = await batches.get()
         except TimeoutError:
             return
+        yield batch
 
 
 def _json(data: bytes) -> dict[str, object]:

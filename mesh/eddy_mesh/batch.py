@@ -17,6 +17,7 @@ from eddy_mesh.cer import EventClass, Stage, id_high, id_low
 from eddy_mesh.columns import Column, Constant, Ids, Index, nulls_of
 from eddy_mesh.concatenate import concatenate
 from eddy_mesh.fields import FieldType, type_of
+from eddy_mesh.uniform import uniform
 
 EXTRA = "extra"
 """Name of the column of maps that holds the fields that few rows have."""
@@ -87,7 +88,7 @@ class Batch:
         return Ids(id_high(self.stamp_ms, self.producer.epoch), sequence | low)
 
     def column(self, name: str) -> Column:
-        """Return the column of a field, also of the envelope, and of a field that only `EXTRA` has.
+        """Return the column of a field, also of the envelope; `eddy_mesh.selection.lookup` looks in `EXTRA` as well.
 
         Args:
             name: dotted field name; an unknown one gives a constant None.
@@ -99,6 +100,8 @@ class Batch:
             return self.ids()
         if name in _KIND_FIELDS:
             return Constant(str(getattr(self.kind, name)), self.count)
+        if name == "origin":
+            return Constant(self.origin, self.count)
         if name == "version":
             return Constant(1, self.count)
         return Constant(None, self.count)
@@ -154,11 +157,14 @@ def join(batches: Sequence[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     names = dict.fromkeys(name for batch in batches for name in batch.columns)
-    columns = {name: concatenate([_own(batch, name) for batch in batches], type_of(name)) for name in names}
+    columns = {name: _join_field([batch.columns.get(name) for batch in batches], name, batches) for name in names}
     columns["id"] = concatenate([batch.ids() for batch in batches], FieldType.ID)
     count = sum(map(len, batches))
     return replace(batches[0], count=count, span=count, columns=columns, kept=None)
 
 
-def _own(batch: Batch, name: str) -> Column:
-    return batch.columns.get(name) or Constant(None, batch.count)
+def _join_field(columns: list[Column | None], name: str, batches: Sequence[Batch]) -> Column:
+    kind = type_of(name)
+    ready = uniform(columns, kind)
+    missing = (Constant(None, batch.count) for batch in batches)
+    return concatenate([one if held is None else held for held, one in zip(ready, missing, strict=True)], kind)

@@ -39,7 +39,7 @@ def column_of(field_type: FieldType, values: Sequence[Value]) -> Column:
     if field_type is not FieldType.ID and all(
         value is first or (type(value) is type(first) and value == first) for value in values
     ):
-        return Constant(first, len(values))
+        return Constant(speakable(first), len(values))
     try:
         return _typed(field_type, values)
     except (TypeError, ValueError, OverflowError, AttributeError):
@@ -83,10 +83,11 @@ def text_column(values: Sequence[Value]) -> Words | Text:
         if len(codes_of) > limit:
             break
     if len(codes_of) > limit:
-        encoded = [b"" if value is None else _text(value).encode("utf-8", "surrogateescape") for value in values]
+        encoded = [b"" if value is None else _text(value).encode("utf-8", "replace") for value in values]
         return Text(*pack(encoded), _nulls(values))
     width = np.min_scalar_type(max(len(codes_of) - 1, 0))
-    return Words(np.array(codes, width), tuple(codes_of) or ("",), _nulls(values))
+    words = tuple(str(speakable(value)) for value in codes_of) or ("",)
+    return Words(np.array(codes, width), words, _nulls(values))
 
 
 def address_column(values: Sequence[Value]) -> Addresses:
@@ -116,8 +117,26 @@ def id_column(values: Sequence[Value]) -> Ids:
 
 def any_column(values: Sequence[Value]) -> Maps:
     """Return values of any type, one msgpack value a row."""
-    encoded = [b"" if value is None else msgspec.msgpack.encode(value) for value in values]
+    encoded = [b"" if value is None else _any_encoded(value) for value in values]
     return Maps(*pack(encoded), _nulls(values))
+
+
+def _any_encoded(value: Value) -> bytes:
+    try:
+        return msgspec.msgpack.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.msgpack.encode(speakable(value))
+
+
+def speakable(value: Value) -> Value:
+    """Return a value whose texts are UTF-8: halves of surrogate pairs, which no encoding has, become ``?``."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [speakable(member) for member in value]  # type: ignore[arg-type]  # members are values
+    if isinstance(value, dict):
+        return {str(speakable(name)): speakable(member) for name, member in value.items()}  # type: ignore[arg-type]
+    return value
 
 
 def _integers(values: Sequence[Value]) -> Numbers:

@@ -25,7 +25,7 @@ import numpy as np
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.columns import V4_MAPPED, Addresses, Bytes, Column, Constant, Numbers, address_halves, pack
-from eddy_mesh.listening import Pace, emit_last, emit_or_count, first_of
+from eddy_mesh.listening import Pace, emit_last, emit_or_count, first_of, readable, wake
 
 DRAIN_DATAGRAMS = 256
 """Most datagrams in one drain; at 1,400 bytes that is 350 kB, near the most that a NATS message carries."""
@@ -202,7 +202,7 @@ class _QueueReader(asyncio.DatagramProtocol):
             return
         self._queue.append((data, addr))
         if self.waiter is not None:
-            _wake(self.waiter)
+            wake(self.waiter)
 
     def take(self) -> Datagrams | None:
         count = min(len(self._queue), DRAIN_DATAGRAMS)
@@ -210,11 +210,6 @@ class _QueueReader(asyncio.DatagramProtocol):
 
 
 # --- the receiver ------------------------------------------------------------------------------------------------
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 class DatagramReceiver:
@@ -281,24 +276,18 @@ class DatagramReceiver:
             await self._readable()
 
     async def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
         if isinstance(self._reader, _QueueReader):
-            self._reader.waiter = waiter
-            await waiter
+            self._reader.waiter = asyncio.get_running_loop().create_future()
+            await self._reader.waiter
             return
         try:
-            loop.add_reader(self._socket, _wake, waiter)
+            await readable(self._socket)
         except NotImplementedError:
-            await self._push(loop)
-            return
-        try:
-            await waiter
-        finally:
-            loop.remove_reader(self._socket)
+            await self._push()
 
-    async def _push(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _push(self) -> None:
         """From now on the loop pushes datagrams into a queue: the proactor of Windows has no readers."""
+        loop = asyncio.get_running_loop()
         self._transport, self._reader = await loop.create_datagram_endpoint(_QueueReader, sock=self._socket)
 
     def newly_dropped(self) -> int:

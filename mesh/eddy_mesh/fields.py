@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import msgspec
@@ -117,7 +117,7 @@ def field(name: str) -> Field | None:
     return None
 
 
-@cache
+@lru_cache(maxsize=8192)  # names come from outside
 def type_of(name: str) -> FieldType:
     """Return the type of a field; ANY for a name that is not registered (it still survives a round trip)."""
     known = field(name)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Literal
@@ -35,7 +36,8 @@ _CLOSE_WAIT_S = 0.2
 _REST_WAIT_S = 0.05
 _REST_READS = 16
 _HANDSHAKE_S = 10.0
-_ACCEPT_STEPS = 4  # of the loop, from the accept(2) of a connection until one that came too late is closed
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_OUT_OF_FILES_S = 1.0
 _BACKLOG = 128
 
 
@@ -304,12 +306,40 @@ def first_of(failed: BaseExceptionGroup[OSError]) -> OSError:
     return first_of(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-def _keep_alive(writer: asyncio.StreamWriter) -> None:
-    """Let the kernel find out that a silent peer is gone, or its connection counts against the limit for ever."""
-    connection = writer.get_extra_info("socket")
-    if connection is not None and connection.family != getattr(socket, "AF_UNIX", None):
-        with suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+def wake(waiter: asyncio.Future[None]) -> None:
+    """Let go on who waits for ``waiter``, also when it was woken or cancelled before."""
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+async def readable(watched: socket.socket) -> None:
+    """Wait until a socket has something to read. Safe to cancel: nothing is taken.
+
+    Raises:
+        NotImplementedError: this loop can not watch sockets (the proactor of Windows).
+    """
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(watched, wake, waiter)
+    try:
+        await waiter
+    finally:
+        loop.remove_reader(watched)
+
+
+async def _next_connection(bound: socket.socket) -> socket.socket:
+    """Accept a connection; unlike with ``loop.sock_accept``, none is left open when this is cancelled."""
+    while True:
+        try:
+            connection, _ = bound.accept()
+        except BlockingIOError:
+            try:
+                await readable(bound)
+            except NotImplementedError:
+                return (await asyncio.get_running_loop().sock_accept(bound))[0]
+        else:
+            connection.setblocking(False)
+            return connection
 
 
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -337,67 +367,67 @@ class StreamListener:
         self._connected = connected
         self._open = 0
         self._is_full = False
+        self._unattended: set[socket.socket] = set()
 
     async def serve(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
         """Serve until cancelled; then every connection's task is cancelled and waited for.
 
         Args:
-            sockets: bound, listening stream sockets; closed at the end.
+            sockets: bound, listening stream sockets; the caller closes them.
             tls: context where connections are encrypted.
         """
-        is_stopping = False
         async with asyncio.TaskGroup() as group:
+            for bound in sockets:
+                group.create_task(self._accept(bound, tls, group))
 
-            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                if is_stopping:
-                    writer.transport.abort()
-                    return
-                if self._open >= self._limits.max_connections:
-                    self._refuse(writer)
-                    return
-                self._open += 1
-                _keep_alive(writer)
-                task = group.create_task(self._attend(reader, writer))
-                task.add_done_callback(lambda _: self._ended(writer))
-
-            servers = [await self._start(bound, accept, tls) for bound in sockets]
+    async def _accept(self, bound: socket.socket, tls: ssl.SSLContext | None, group: asyncio.TaskGroup) -> None:
+        while True:
             try:
-                await asyncio.get_running_loop().create_future()
-            finally:
-                is_stopping = True
-                for server in servers:
-                    server.close()
-                for _ in range(_ACCEPT_STEPS):
-                    await asyncio.sleep(0)
+                connection = await _next_connection(bound)
+            except ConnectionError:  # gone before it was accepted
+                continue
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    raise
+                self._outlet.notice("connection_refused", reason=error.strerror, retry_s=_OUT_OF_FILES_S)
+                await asyncio.sleep(_OUT_OF_FILES_S)
+                continue
+            if self._open >= self._limits.max_connections:
+                self._refuse(connection)
+                continue
+            self._open += 1
+            self._unattended.add(connection)
+            task = group.create_task(self._attend(connection, tls))
+            task.add_done_callback(partial(self._ended, connection))
 
-    async def _start(
-        self,
-        bound: socket.socket,
-        accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None],
-        tls: ssl.SSLContext | None,
-    ) -> asyncio.Server:
-        limit, handshake = self._limits.read_bytes, _HANDSHAKE_S if tls else None
-        if bound.family == getattr(socket, "AF_UNIX", None):
-            return await asyncio.start_unix_server(accept, sock=bound, limit=limit)
-        return await asyncio.start_server(accept, sock=bound, limit=limit, ssl=tls, ssl_handshake_timeout=handshake)
-
-    def _refuse(self, writer: asyncio.StreamWriter) -> None:
-        writer.close()
+    def _refuse(self, connection: socket.socket) -> None:
+        connection.close()
         if not self._is_full:  # said once for each time that the limit is reached
-            self._outlet.notice("too_many_connections", limit=self._limits.max_connections, source=peer_of(writer)[0])
+            self._outlet.notice("too_many_connections", limit=self._limits.max_connections)
         self._is_full = True
 
-    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _attend(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
+        self._unattended.discard(connection)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(self._limits.read_bytes)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        if connection.family != getattr(socket, "AF_UNIX", None):  # else a peer that vanished counts for ever
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         with suppress(OSError):  # what befalls one connection is no matter of the others
-            await self._connected(reader, writer)
-        writer.close()
-        with suppress(OSError):
-            async with asyncio.timeout(_CLOSE_WAIT_S):
-                await writer.wait_closed()
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=tls, ssl_handshake_timeout=_HANDSHAKE_S if tls else None
+            )
+            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+            try:
+                await self._connected(reader, writer)
+            finally:
+                writer.close()
+                async with asyncio.timeout(_CLOSE_WAIT_S):
+                    await writer.wait_closed()
 
-    def _ended(self, writer: asyncio.StreamWriter) -> None:
-        """Close what is still open; a task that was cancelled before its first step has closed nothing."""
+    def _ended(self, connection: socket.socket, _: asyncio.Task[None]) -> None:
         self._open -= 1
         self._is_full = False
-        if not writer.is_closing():
-            writer.transport.abort()
+        if connection in self._unattended:  # cancelled before its first step: nobody has closed it
+            self._unattended.discard(connection)
+            connection.close()

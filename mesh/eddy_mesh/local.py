@@ -107,11 +107,11 @@ def find(server: str = "", context: str = "") -> Whereabouts:
     Raises:
         UsageError: nothing was found.
     """
+    if context and not server:
+        return _context(context)
     url = server or os.environ.get("EDDY_SERVER", "")
     if url:
         return Whereabouts((url,))
-    if context:
-        return _context(context)
     up = running()
     if up:
         return up[0]

@@ -77,7 +77,8 @@ async def ask(
 
 async def _next(messages: asyncio.Queue[Message], subject: str, timeout_s: float) -> Message:
     try:
-        message = await asyncio.wait_for(messages.get(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            message = await messages.get()
     except TimeoutError:
         raise BusError(
             f"no answer on {subject} within {timeout_s:g} s: is the agent running? try: eddy agents"

@@ -13,10 +13,13 @@ from datetime import UTC, datetime
 import msgspec
 
 from eddy_mesh.batch import EXTRA, Batch, Kind, Producer
-from eddy_mesh.cer import Cer, Value, from_flat, id_from_text, id_text
+from eddy_mesh.cer import VERSION, Cer, Value, event_id, from_flat, id_from_text, id_text
 from eddy_mesh.columnize import any_column, column_of
-from eddy_mesh.columns import Column
+from eddy_mesh.columns import Addresses, Column, Constant, Ids, Numbers, Words, address_text, v4_text
 from eddy_mesh.fields import FieldType, type_of
+
+CHUNK_ROWS = 10_000
+"""Rows that are made at once: a reader of the first few does not wait for all."""
 
 SPARSE_SHARE = 0.02
 """A field that fewer than this share of the rows have goes to the column of maps."""
@@ -42,7 +45,54 @@ def flat_row(batch: Batch, row: int) -> dict[str, Value]:
 
 def flat_rows(batch: Batch) -> Iterator[dict[str, Value]]:
     """Yield each event of a batch as a dict of dotted names."""
-    return (flat_row(batch, row) for row in range(batch.count))
+    for start in range(0, batch.count, CHUNK_ROWS):
+        yield from _rows_of(batch.slice(start, start + CHUNK_ROWS))
+
+
+def _rows_of(batch: Batch) -> Iterator[dict[str, Value]]:
+    implied: dict[str, Value] = {
+        "version": VERSION,
+        "type": batch.kind.type,
+        "event_class": str(batch.kind.event_class),
+        "stage": str(batch.kind.stage),
+    }
+    names = ["id", *(name for name in batch.columns if name not in {"id", EXTRA})]
+    values = [_values(batch.ids(), "id"), *(_values(batch.columns[name], name) for name in names[1:])]
+    sparse = batch.columns.get(EXTRA)
+    for row, held in enumerate(zip(*values, strict=True)):
+        event = implied | {name: value for name, value in zip(names, held, strict=True) if value is not None}
+        more = None if sparse is None else sparse.at(row)
+        if isinstance(more, dict):
+            event |= {str(name): value for name, value in more.items() if value is not None}
+        yield event
+
+
+def _values(column: Column, name: str) -> list[Value]:
+    """Return the value of each row, None where it has none; ids of a list are taken apart."""
+    values = _plain_values(column)
+    if type_of(name) is not FieldType.IDS:
+        return values
+    return [split_ids(value) if isinstance(value, bytes) else value for value in values]
+
+
+def _plain_values(column: Column) -> list[Value]:
+    if isinstance(column, Constant):
+        return [column.value] * column.count
+    values: list[Value]
+    if isinstance(column, Numbers):
+        values = column.values.tolist()
+    elif isinstance(column, Words):
+        values = [column.values[code] for code in column.codes.tolist()]
+    elif isinstance(column, Addresses):
+        numbers = column.values.tolist()
+        values = [v4_text(number) for number in numbers] if column.is_v4 else [address_text(*both) for both in numbers]
+    elif isinstance(column, Ids):
+        values = [event_id(high, low) for high, low in zip(column.highs().tolist(), column.low.tolist(), strict=True)]
+    else:
+        return [column.at(row) for row in range(len(column))]
+    if column.nulls is None:
+        return values
+    return [None if null else value for null, value in zip(column.nulls.tolist(), values, strict=True)]
 
 
 def cer(batch: Batch, row: int) -> Cer:
@@ -79,10 +129,16 @@ def column_for(name: str, values: Sequence[Value]) -> Column:
     kind = type_of(name)
     if kind is not FieldType.IDS:
         return column_of(kind, values)
-    if all(value is None or (isinstance(value, list) and len(value) == 1) for value in values):
-        return column_of(FieldType.ID, [value[0] if isinstance(value, list) else None for value in values])  # type: ignore[misc]
-    joined = [b"".join(value) if isinstance(value, list) else None for value in values]  # type: ignore[arg-type]
-    return column_of(FieldType.BYTES, joined)
+    if not all(value is None or _is_id_list(value) for value in values):
+        return any_column(values)
+    lists = [value if isinstance(value, list) else None for value in values]
+    if all(held is None or len(held) == 1 for held in lists):
+        return column_of(FieldType.ID, [None if held is None else held[0] for held in lists])  # type: ignore[misc]
+    return column_of(FieldType.BYTES, [None if held is None else b"".join(held) for held in lists])  # type: ignore[arg-type]
+
+
+def _is_id_list(value: Value) -> bool:
+    return isinstance(value, list) and all(isinstance(member, bytes) and len(member) == 16 for member in value)
 
 
 def batch_of(  # the numbering is part of what a batch is

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -150,6 +150,11 @@ def _batches(source: str, corpus: Path) -> list[Batch]:
     return list(SOURCES[source](corpus))
 
 
+@cache
+def _by_id(source: str, corpus: Path) -> dict[object, Row]:
+    return {event["id"]: event for batch in _batches(source, corpus) for event in flat_rows(batch)}
+
+
 def _run(detector: Stateful, batches: Sequence[Batch], end_ns: int = LATER_NS) -> list[Row]:
     outputs = [output for batch in batches for output in detector.on_batch(batch, LATER_NS).outputs]
     outputs += detector.on_tick(LATER_NS + (end_ns - EARLY_NS)).outputs
@@ -175,9 +180,13 @@ def test_scans_are_found_and_nothing_else(corpus: Path, source: str) -> None:
     assert syn["diagnosis.count"] == 1000
     assert sweep["diagnosis.count"] == 20
     assert udp["diagnosis.count"] == (61 if source == "pcap" else 60)
-    _evidence_is(syn, batches, lambda e: e["source.ip"] == "10.77.0.66" and e["network.iana_number"] == 6)
-    _evidence_is(sweep, batches, lambda e: e["destination.port"] == 445 and e["source.ip"] == "10.77.0.12")
-    _evidence_is(udp, batches, lambda e: e.get("network.iana_number") == 17)
+    _evidence_is(
+        syn, _by_id(source, corpus), lambda e: e["source.ip"] == "10.77.0.66" and e["network.iana_number"] == 6
+    )
+    _evidence_is(
+        sweep, _by_id(source, corpus), lambda e: e["destination.port"] == 445 and e["source.ip"] == "10.77.0.12"
+    )
+    _evidence_is(udp, _by_id(source, corpus), lambda e: e.get("network.iana_number") == 17)
 
 
 def _scan_label(row: Row) -> str:
@@ -199,7 +208,9 @@ def test_the_flood_is_found_and_nothing_else(corpus: Path, source: str) -> None:
     _same_time(end, truth)
     assert end["source.ip"] == truth.attacker
     assert truth.target == ":".join((str(end["destination.ip"]), str(end["destination.port"])))
-    _evidence_is(end, batches, lambda e: e.get("destination.port") == 80 and e["source.ip"] == truth.attacker)
+    _evidence_is(
+        end, _by_id(source, corpus), lambda e: e.get("destination.port") == 80 and e["source.ip"] == truth.attacker
+    )
 
 
 def _same_time(row: Row, truth: Truth) -> None:
@@ -209,9 +220,7 @@ def _same_time(row: Row, truth: Truth) -> None:
     assert truth.start_ns - EARLY_NS <= start <= end <= truth.end_ns + EARLY_NS
 
 
-def _evidence_is(row: Row, batches: Sequence[Batch], belongs: Callable[[Row], bool]) -> None:
-    events = [event for batch in batches for event in flat_rows(batch)]
-    by_id: dict[object, Row] = {event["id"]: event for event in events}
+def _evidence_is(row: Row, by_id: Mapping[object, Row], belongs: Callable[[Row], bool]) -> None:
     named = row["diagnosis.evidence"]
     assert isinstance(named, list)
     assert len(set(named)) == len(named) == row["diagnosis.count"]

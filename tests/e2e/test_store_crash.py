@@ -16,7 +16,7 @@ import pytest
 
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage
-from eddy_mesh.columns import Bytes, Constant, Numbers
+from eddy_mesh.columns import Bytes, Column, Constant, Numbers
 from eddy_mesh.errors import StoreError
 from eddy_mesh.selection.parse import compile_statement
 from eddy_mesh.store.archive_store import ArchiveStore, StoreConfig
@@ -49,7 +49,7 @@ while True:
 def batch_of(number: int, payload: int = 0) -> Batch:
     """Batch ``number``: its events' offsets are the run from ``number * ROWS`` on."""
     stamp_ms = STAMP_MS + number
-    columns = {
+    columns: dict[str, Column] = {
         "occurred": Constant(stamp_ms * 1_000_000, ROWS),
         "log.offset": Numbers(np.arange(number * ROWS, (number + 1) * ROWS)),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +51,7 @@ def test_rows_survive_the_wire(items: list[dict[str, object]]) -> None:
     assert [_canonical(row) for row in mapped] == [_canonical(row) for row in wanted]
 
 
-def _canonical(row: dict[str, object]) -> dict[str, object]:
+def _canonical(row: Mapping[str, object]) -> dict[str, object]:
     address = row.get("source.ip")
     if isinstance(address, str) and address.lower().startswith("::ffff:"):
         row = {**row, "source.ip": "mapped"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage
-from eddy_mesh.columns import Constant, Numbers
+from eddy_mesh.columns import Column, Constant, Numbers
 from eddy_mesh.errors import StoreError
 from eddy_mesh.rows import flat_rows
 from eddy_mesh.store import journal as journal_module
@@ -23,7 +23,7 @@ KIND = Kind(Stage.RAW, EventClass.SYSTEM, "syslog")
 
 
 def _batch(number: int, count: int = 2) -> Batch:
-    columns = {
+    columns: dict[str, Column] = {
         "log.offset": Numbers(np.arange(count) + number),
         "event.original": Constant(b"x" * (number % 50), count),
     }

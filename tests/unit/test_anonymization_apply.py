@@ -15,7 +15,7 @@ from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columnize import any_column
 from eddy_mesh.columns import Addresses, Bytes, Column, Constant, Numbers, Text, Words, pack
-from eddy_mesh.errors import ConfigError
+from eddy_mesh.errors import ConfigError, SecurityError
 from eddy_mesh.rows import batch_of, flat_rows
 
 KIND = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
@@ -117,6 +117,8 @@ def test_the_dictionary_leaks_nothing() -> None:
         ("event.start", {"method": "truncate", "unit": "1m"}, 61 * 10**9, 60 * 10**9),
         ("source.port", {"method": "truncate", "step": 1024}, 1500, 1024),
         ("source.port", {"method": "truncate", "step": 10**6}, 1500, 0),
+        ("event.start", {"method": "truncate"}, -(2**63), -(2**63) + 2**63 % (3600 * 10**9)),
+        ("json.x", {"method": "truncate"}, -(2**63), -(2**63) + 808),
         ("sensor.value", {"method": "truncate", "step": 10}, 25.5, 20.0),
         ("event.original", {"method": "truncate", "characters": 3}, b"abcdef", b"abc"),
         ("source.ip", "keep", "192.0.2.77", "192.0.2.77"),
@@ -250,3 +252,19 @@ def test_a_policy_tells_all_its_mistakes() -> None:
             default="hash", special=["loopback"], fields=fields | {"event.start": {"method": "truncate", "unit": "1y"}}
         )
     assert len(caught.value.mistakes) == 6
+
+
+def test_a_key_that_would_cancel_the_cipher_is_refused() -> None:
+    """ipcrypt_pfx needs two different halves; the anonymizer does not start with a key that has equal ones."""
+    with pytest.raises(SecurityError, match="two different halves"):
+        _agent(fields={"source.ip": "ipcrypt_pfx"})
+
+
+def test_more_epochs_than_are_kept_ready() -> None:
+    """Events of many epochs at once each get their own key, whichever were used before."""
+    keys = KeyRing([Epoch(number, number, bytes([number]) * 32) for number in range(1, 10)])
+    agent = _agent(keys)
+    rows: list[dict[str, Value]] = [{"occurred": number, "source.ip": "192.0.2.1"} for number in range(1, 10)]
+    first = [row["source.ip"] for row in _rows(agent, rows)]
+    assert len(set(first)) == 9
+    assert [row["source.ip"] for row in _rows(agent, rows)] == first

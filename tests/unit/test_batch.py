@@ -8,7 +8,7 @@ import pytest
 from eddy_mesh import codec, rows
 from eddy_mesh.batch import Batch, Kind, Producer, join
 from eddy_mesh.cer import Cer, EventClass, Stage, Value, from_flat, id_from_text, id_text
-from eddy_mesh.columns import Addresses, Constant, Maps, Numbers, Text, Words
+from eddy_mesh.columns import Addresses, Column, Constant, Maps, Numbers, Text, Words
 from eddy_mesh.concatenate import concatenate
 from eddy_mesh.errors import WireError
 from eddy_mesh.fields import FieldType
@@ -72,7 +72,7 @@ def test_join_keeps_every_value_in_order(name: str) -> None:
 
 def test_join_of_different_columns_gives_one_that_holds_both() -> None:
     """A number column and a text column of one open field become a column of any values."""
-    parts = [Numbers(np.array([1, 2])), Words(np.array([0], np.uint8), ("x",)), Constant(None, 1)]
+    parts: list[Column] = [Numbers(np.array([1, 2])), Words(np.array([0], np.uint8), ("x",)), Constant(None, 1)]
     joined = concatenate(parts, FieldType.ANY)
     assert isinstance(joined, Maps)
     assert [joined.at(row) for row in range(4)] == [1, 2, "x", None]

@@ -103,7 +103,7 @@ async def test_a_poisoned_event_goes_to_the_dead_letters_and_the_rest_is_taken(h
     edge = Edge("t > probe", None, cell.mailbox)
     cell.edges.append(edge)
     cell.start()
-    await edge.offer(events(6), 0)
+    edge.offer(events(6), 0)
     await edge.until_completed(6)
     await host.bus.flush()
     assert Picky.seen == [0, 1, 2, 4, 5]
@@ -121,7 +121,7 @@ async def test_a_full_disk_is_waited_for_and_nothing_is_lost(host: Host, monkeyp
     edge = Edge("t > probe", None, cell.mailbox)
     cell.edges.append(edge)
     cell.start()
-    await edge.offer(events(4), 0)
+    edge.offer(events(4), 0)
     await edge.until_completed(4)
     assert FullDisk.tries == [4, 4]
     assert edge.ledger.out == 4
@@ -164,7 +164,7 @@ async def test_pause_holds_events_and_resume_lets_them_through(host: Host) -> No
     await asyncio.sleep(0)
     answer = await host.command("probe", "pause", {})
     assert answer["state"] == "paused"
-    await edge.offer(events(3), 0)
+    edge.offer(events(3), 0)
     for _ in range(5):
         await asyncio.sleep(0)
     assert edge.ledger.queued == 3
@@ -179,7 +179,7 @@ async def test_stop_counts_what_waited_as_dropped(host: Host) -> None:
     cell = add(host, Picky())
     edge = Edge("t > probe", None, cell.mailbox)
     cell.edges.append(edge)
-    await edge.offer(events(3), 0)
+    edge.offer(events(3), 0)
     await cell.stop()
     assert edge.ledger.dropped == {"stopped": 3}
     assert edge.ledger.balanced

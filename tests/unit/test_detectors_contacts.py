@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from eddy_agents import contacts
-from eddy_agents.windows import EventClock, Marks, Table, eviction_notice, peak, span_text
+from eddy_agents.analyses import brute_force, flood, port_scan
+from eddy_agents.detection import contacts
+from eddy_agents.detection.windows import EventClock, Marks, Table, eviction_notice, peak, span_text
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columns import Column, Constant, Numbers
 from eddy_mesh.rows import batch_of
+from eddy_mesh.selection import compile_statement, matches_kind
 
 FLOW = Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v9")
 PACKET = Kind(Stage.COOKED, EventClass.NETWORK, "packet")
@@ -26,6 +29,16 @@ def _batch(rows: list[dict[str, Value]], kind: Kind = FLOW) -> Batch:
 def _flow(**more: Value) -> dict[str, Value]:
     flow: dict[str, Value] = {"source.ip": "192.0.2.1", "destination.ip": "198.51.100.1", "network.iana_number": 6}
     return flow | {name.replace("_", "."): value for name, value in more.items()}
+
+
+@pytest.mark.parametrize("detector", [port_scan, flood, brute_force])
+def test_a_detector_never_asks_for_its_own_diagnoses(detector: ModuleType) -> None:
+    """The default statements compile, and let through what is cooked only: a diagnosis is no evidence for another."""
+    plan = compile_statement(detector.INPUT, now_ns=NOW_NS)
+    kinds = [FLOW, PACKET, Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")]
+    assert any(matches_kind(plan, kind, "host") for kind in kinds)
+    refused = [other.KIND for other in (port_scan, flood, brute_force)] + [PACKET._replace(stage=Stage.RAW)]
+    assert not any(matches_kind(plan, kind, "host") for kind in refused)
 
 
 def test_events_without_two_ends_are_no_contacts() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from eddy_agents.analyses.flood import Config, Detector
 from eddy_mesh.agent import Draft, Result
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.errors import ConfigError
 from eddy_mesh.rows import batch_of, flat_rows
 
 S = 1_000_000_000
@@ -149,3 +152,9 @@ def test_memory_and_evidence_are_bounded() -> None:
     assert len(evidence) == 50
     (notice,) = [row for row in _rows(detector.on_tick(NOW_NS)) if row["type"] == "mesh.notice"]
     assert notice["edge.count"] == 91
+
+
+def test_limits_that_can_not_be_reached_are_refused() -> None:
+    """A limit above what is held would never be crossed: the detector does not start with it."""
+    with pytest.raises(ConfigError, match="max_recent"):
+        Detector(Config(connections=10, packets=10, max_recent=9))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -24,7 +24,12 @@ SECOND_NS = 1_000_000_000
 PAIR = ((8, 4), (12, 4))
 
 
-def raw_batch(payloads: Sequence[bytes], first: int = 0, addresses: Sequence[str] = (), **columns: Column) -> Batch:
+def raw_batch(
+    payloads: Sequence[bytes],
+    first: int = 0,
+    addresses: Sequence[str] = (),
+    columns: Mapping[str, Column] | None = None,
+) -> Batch:
     """Raw events of datagrams, from 192.0.2.1 where no address is given."""
     count = len(payloads)
     held: dict[str, Column] = {
@@ -32,7 +37,7 @@ def raw_batch(payloads: Sequence[bytes], first: int = 0, addresses: Sequence[str
         "host_address": column_of(FieldType.ADDRESS, list(addresses) or ["192.0.2.1"] * count),
         "observed": Numbers(np.arange(first, first + count, dtype=np.int64)),
     }
-    return Batch(RAW, "test", Producer(1, 1), first, 1, count, held | columns)
+    return Batch(RAW, "test", Producer(1, 1), first, 1, count, held | dict(columns or {}))
 
 
 def rows(result: Result) -> list[Row]:
@@ -91,7 +96,7 @@ def test_examples(example: object) -> None:
 
 
 def test_data_before_its_template_is_kept_with_its_own_envelope() -> None:
-    """Data that came first is released by the template; parent, observed time and export time are those of its datagram."""
+    """Data that came first is released by the template; parent and times are those of its own datagram."""
     cooking = Cooking(Config())
     early = raw_batch([v9(PAIR_DATA, seconds=50), v9(PAIR_DATA, seconds=51, sequence=2)], first=40)
     assert cooking.on_batch(early, 1) == Result([], [])
@@ -121,7 +126,7 @@ def test_templates_belong_to_exporter_and_domain() -> None:
 def test_an_exporter_is_the_same_however_its_address_is_held() -> None:
     """A column of IPv4, of mixed addresses and a constant text name the same exporter."""
     cooking = Cooking(Config())
-    cooking.on_batch(raw_batch([v9(template(PAIR))], host_address=Constant("192.0.2.1", 1)), 0)
+    cooking.on_batch(raw_batch([v9(template(PAIR))], columns={"host_address": Constant("192.0.2.1", 1)}), 0)
     mixed = raw_batch([v9(PAIR_DATA, sequence=2)] * 2, addresses=["192.0.2.1", "2001:db8::1"])
     assert [row["observer.ip"] for row in rows(cooking.on_batch(mixed, 0))] == ["192.0.2.1"]
 
@@ -131,7 +136,7 @@ def test_ports_tell_exporters_apart_where_asked() -> None:
     ports = Numbers(np.array([1000, 2000], np.uint16))
     for asked, count in ((False, 1), (True, 0)):
         cooking = Cooking(Config(port_tells_exporters=asked))
-        batch = raw_batch([v9(template(PAIR)), v9(PAIR_DATA, sequence=2)], **{"source.port": ports})
+        batch = raw_batch([v9(template(PAIR)), v9(PAIR_DATA, sequence=2)], columns={"source.port": ports})
         assert len(rows(cooking.on_batch(batch, 0))) == count
 
 
@@ -176,7 +181,7 @@ def test_a_batch_of_equal_datagrams_may_be_a_constant() -> None:
 
 
 def test_data_without_room_is_refused_and_given_up_data_is_told() -> None:
-    """A full store refuses the newest data as ``template_unknown``; what waited in vain becomes an event with its parents."""
+    """A full store refuses the newest data as ``template_unknown``; what waited in vain becomes an event."""
     cooking = Cooking(Config(max_pending_sets=1, pending_lifetime_s=5.0))
     batch = raw_batch([v9(PAIR_DATA), v9(PAIR_DATA, sequence=2)])
     refusals = cooking.on_batch(batch, SECOND_NS).refusals
@@ -239,7 +244,7 @@ def test_uptimes_become_times_across_a_wrap() -> None:
 
 
 def test_ipfix_uptimes_stay_numbers_until_the_start_is_known() -> None:
-    """An IPFIX message has no uptime: the number is kept, and a time is made of it once an options record tells the start."""
+    """IPFIX has no uptime: the number is kept, and becomes a time once an options record tells the start."""
     options = flow_set(3, struct.pack(">HHH", 300, 2, 1) + words(((143, 4), (160, 8))))
     told = flow_set(300, struct.pack(">IQ", 1, 5_000))
     data = flow_set(256, struct.pack(">II", 1000, 3000))
@@ -251,6 +256,14 @@ def test_ipfix_uptimes_stay_numbers_until_the_start_is_known() -> None:
     assert first["occurred"] == 100 * SECOND_NS
     assert (second["event.start"], second["event.end"]) == (6 * SECOND_NS, 8 * SECOND_NS)
     assert second["netflow.flowStartSysUpTime"] == 1000
+
+
+def test_an_ipfix_record_may_carry_the_start_itself() -> None:
+    """SystemInitTimeMilliseconds in the flow record puts its uptimes on the clock."""
+    fields = template(((160, 8), (21, 4)), version=10)
+    (row,) = cook(ipfix(fields, flow_set(256, struct.pack(">QI", 7_000, 500))))
+    assert row["event.end"] == 7_500_000_000
+    assert row["netflow.systemInitTimeMilliseconds"] == 7 * SECOND_NS
 
 
 def test_both_versions_of_an_address_in_one_template() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -26,15 +27,16 @@ from eddy_mesh.selection import (
 
 FLOW = Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v9")
 SECOND_NS = 1_000_000_000
+_DONE = ("analyzed", "cooked")
 
 
 def batch(columns: Mapping[str, Sequence[Value] | Column], kind: Kind = FLOW, origin: str = "hosta") -> Batch:
     """A batch of columns, or of the values of columns."""
-    made = {
-        name: column_of(type_of(name), column) if isinstance(column, list) else column
-        for name, column in columns.items()
+    made: dict[str, Column] = {
+        name: column_of(type_of(name), values) if isinstance(values, list) else values  # type: ignore[misc]
+        for name, values in columns.items()
     }
-    return Batch(kind, origin, Producer(1, 2), 10, 0, max(map(len, made.values()), default=0), made)  # type: ignore[arg-type]
+    return Batch(kind, origin, Producer(1, 2), 10, 0, max(map(len, made.values()), default=0), made)
 
 
 def plan(text: str) -> Plan:
@@ -44,7 +46,7 @@ def plan(text: str) -> Plan:
 
 def selected(condition: str, events: Batch) -> list[int]:
     """The offsets of the events that a condition selects."""
-    return np.flatnonzero(matcher(plan(f"SELECT * WHERE {condition}"))(events)).tolist()  # type: ignore[no-any-return]
+    return np.flatnonzero(matcher(plan(f"SELECT * WHERE {condition}"))(events)).tolist()
 
 
 # --- matching ------------------------------------------------------------------------------------------------------
@@ -80,6 +82,26 @@ def test_a_value_of_another_type_is_null() -> None:
     assert selected("source.port != 22", events) == []
     assert selected("message ~ 'a'", events) == [1]
     assert selected("message IS NULL", events) == [0, 2, 3]
+
+
+def test_hostile_values_raise_nothing() -> None:
+    """What msgpack can hold and no field should, is NULL to every condition."""
+    foreign = msgspec.msgpack.Ext(5, b"x")
+    odd: list[Value] = [foreign, {"a": [foreign]}]  # type: ignore[list-item]  # no field's value, but msgpack's
+    extra = any_column([{"parents": ["x", "y"], "json.x": odd[0]}, {"parents": [b"1"], "message": odd[1]}])
+    events = batch({"json.y": any_column(odd), EXTRA: extra})
+    for condition in ("json.x = 1", "json.y ~ 'a'", "message = 'a'", "json.y IS NOT NULL"):
+        assert selected(condition, events) == []
+    assert selected("parents IS NOT NULL", events) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "condition", ["source.port = 1", "message ~ 'a'", "source.ip IN CIDR '::/0'", "json.x IS NULL"]
+)
+def test_no_events_are_no_trouble(condition: str) -> None:
+    """A batch that a select left empty is answered like any other."""
+    events = batch({"source.port": [1, 2], "message": ["abc", "b"], "source.ip": ["::1", "::2"], "json.x": [1, "a"]})
+    assert selected(condition, events.take(np.zeros(0, np.intp))) == []
 
 
 def test_sparse_and_dense_values_of_a_field_are_one() -> None:

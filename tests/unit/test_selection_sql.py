@@ -41,7 +41,7 @@ def run(text: str) -> list[dict[str, Value]]:
             extra = '{"user.name":"root","json.x":[1],"json.y":1.5}' if number == 1 else None
             row = (identity, "cooked", "network", "netflow.v9", "hosta", address, number, number * 10**10, extra)
             store.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        return made.rows(store.execute(made.sql, made.parameters).fetchall())  # type: ignore[arg-type]
+        return made.rows(store.execute(made.sql, made.parameters).fetchall())
 
 
 def test_values_are_parameters() -> None:

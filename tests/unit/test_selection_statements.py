@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from eddy_mesh.errors import StatementError
@@ -186,3 +192,27 @@ def test_ipv6_networks_hold_no_ipv4_address() -> None:
     mapped = 0xFFFF_0A00_0001
     assert not any(first <= mapped <= last for first, last in network("::/0").ranges)
     assert network("::ffff:10.0.0.0/104").ranges == network("10.0.0.0/8").ranges
+
+
+def test_statements_of_the_documentation_compile(repo: Path) -> None:
+    """Every statement that the documentation shows is one."""
+    page = (repo / "docs" / "select-language.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    statements = [statement for block in blocks for statement in block.split("\n\n") if statement.strip()]
+    assert len(statements) >= 8
+    for statement in statements:
+        compile_statement(statement, now_ns=NOW_NS)
+
+
+def test_importing_selection_loads_no_parser_and_no_database() -> None:
+    """A process that only passes events on pays for none of the libraries behind statements."""
+    program = "import sys, eddy_mesh.selection; print({'lark', 're2', 'duckdb', 'sqlite3'} & set(sys.modules))"
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.strip() == "set()"

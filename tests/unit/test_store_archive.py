@@ -12,7 +12,7 @@ import pytest
 
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, EventId, Stage, Value
-from eddy_mesh.columns import Addresses, Constant, Numbers, Words
+from eddy_mesh.columns import Addresses, Column, Constant, Numbers, Words
 from eddy_mesh.errors import StoreError, UsageError
 from eddy_mesh.rows import flat_rows
 from eddy_mesh.selection.parse import compile_statement
@@ -29,7 +29,7 @@ CONFIG = StoreConfig(threads=1, max_rows=100, max_age_s=60, compact_rows=50)
 def _flows(number: int, count: int = 10, *, kind: Kind = FLOW, origin: str = "host-1", hour: int = 0) -> Batch:
     """``count`` events; their source addresses end in 0, 1, 2 ..., their ports are 1000 * number + row."""
     stamp_ms = T0_MS + hour * HOUR_MS + number
-    columns = {
+    columns: dict[str, Column] = {
         "occurred": Numbers(np.full(count, stamp_ms * 1_000_000) + np.arange(count)),
         "host_address": Constant(f"192.0.2.{number}", count),
         "source.ip": Addresses((np.arange(count) + 0x0A000000).astype(">u4")),
@@ -141,7 +141,7 @@ def _id(row: dict[str, Value]) -> bytes:
 
 
 def test_a_crash_between_file_and_journal_doubles_nothing(store: ArchiveStore, folder: Path, tmp_path: Path) -> None:
-    """With the sealed file there and its segments too, as when the power goes between both, each event is there once."""
+    """With the sealed file there and its segments too, as when the power goes between, each event is there once."""
     store.append([_flows(1)])
     before = _crashed(store, folder, tmp_path)
     store.append([_flows(2, kind=LINE)])
@@ -269,6 +269,6 @@ def test_a_query_opens_only_the_files_that_it_needs(store: ArchiveStore, stateme
     for number, hour in ((1, 0), (3, 1)):
         store.append([_flows(number, hour=hour), _flows(number, kind=LINE, hour=hour)])
         store.seal(0, force=True)
-    hour = f"{np.datetime64(T0_MS + HOUR_MS, 'ms')}Z"
-    plan = compile_statement(statement.replace("@hour", hour), now_ns=0)
+    moment = f"{np.datetime64(T0_MS + HOUR_MS, 'ms')}Z"
+    plan = compile_statement(statement.replace("@hour", moment), now_ns=0)
     assert len(store._files.catalogue.select(plan)) == files

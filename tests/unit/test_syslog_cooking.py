@@ -150,7 +150,7 @@ def test_the_zone_comes_from_the_configuration() -> None:
 def test_files_are_read_by_line() -> None:
     """A file may hold syslog, web server, error log, stamped and free lines; each is read in its own form."""
     lines = [
-        b"2026-11-03T09:14:07.123456+00:00 gate sudo: ann : TTY=pts/0 ; PWD=/root ; USER=root ; COMMAND=/bin/id",
+        b"2026-11-03T09:14:07.123456+00:00 gate sudo: ann : TTY=pts/0 ; PWD=/srv ; USER=root ; COMMAND=/bin/id",
         b'www.example.net:80 192.0.2.7 - - [03/Nov/2026:10:14:07 +0100] "GET /a?b HTTP/1.1" 200 5 "-" "curl \\"x\\""',
         b"[Sun Dec 04 04:47:44 2005] [error] [client 192.0.2.8:99] no such file",
         b"2026/11/03 09:14:07 [error] 31#31: *46 not found",

@@ -24,15 +24,16 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from eddy_agents.contacts import times_of
-from eddy_agents.windows import EventClock, Table, eviction_notice, span_text
+from eddy_agents.detection.contacts import times_of
+from eddy_agents.detection.windows import EventClock, Positive, Table, eviction_notice, span_text
 from eddy_mesh.agent import Draft, Example, Result, draft_of
 from eddy_mesh.batch import EXTRA, Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
 
 INPUT: Final = (
     "SELECT id, occurred, observed, host, event.category, event.outcome, event.action, source.ip, source.address,"
-    " user.name FROM system, security, application WHERE event.category = 'authentication' AND user.name IS NOT NULL"
+    " user.name FROM system, security, application"
+    " WHERE stage = 'cooked' AND event.category = 'authentication' AND user.name IS NOT NULL"
 )
 KIND: Final = Kind(Stage.ANALYZED, EventClass.SECURITY, "diagnosis.brute_force")
 
@@ -46,23 +47,23 @@ _MAX_TEXT: Final = 256
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the brute force detector."""
 
-    failures: int = 5
+    failures: Positive = 5
     """Failed attempts from one source within `window_s` that are guessing."""
-    window_s: int = 60
+    window_s: Positive = 60
     """Length of the window, s."""
-    slow_failures: int = 20
+    slow_failures: Positive = 20
     """Failed attempts from one source within `slow_window_s`."""
-    slow_window_s: int = 3600
+    slow_window_s: Positive = 3600
     """Length of the window for slow guessing and for guessing from several sources, s."""
-    user_failures: int = 10
+    user_failures: Positive = 10
     """Failed attempts for one user within `slow_window_s`, if they come from several sources."""
-    user_sources: int = 4
+    user_sources: Positive = 4
     """How many sources are several."""
-    max_keys: int = 50_000
+    max_keys: Positive = 50_000
     """Most sources and users that are watched at once."""
-    max_held: int = 500_000
+    max_held: Positive = 500_000
     """Most failures held in all, about 200 bytes each."""
-    max_evidence: int = 10_000
+    max_evidence: Positive = 10_000
     """Most event ids in one diagnosis; ``diagnosis.count`` counts all."""
 
 
@@ -274,7 +275,7 @@ def _row(guessing: _Guessing, event_type: str) -> dict[str, Value]:
         "level": 2 if guessing.successes else 4,
         "host": hosts.pop() if len(hosts) == 1 else None,
         "event.kind": "alert",
-        "event.category": "authentication",
+        "event.category": "intrusion_detection",
         "event.action": str(form),
         "event.type": event_type,
         "event.outcome": "success" if guessing.successes else "failure",

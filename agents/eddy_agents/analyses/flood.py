@@ -22,13 +22,27 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents import contacts
-from eddy_agents.contacts import ABSENT, ACK, ICMP, ICMP_V6, RST, SYN, TCP, UDP, Contacts, Integers, Mask, Rows
-from eddy_agents.windows import EventClock, Marks, Table, eviction_notice, peak, span_text
+from eddy_agents.detection import contacts
+from eddy_agents.detection.contacts import (
+    ABSENT,
+    ACK,
+    ICMP,
+    ICMP_V6,
+    RST,
+    SYN,
+    TCP,
+    UDP,
+    Contacts,
+    Integers,
+    Mask,
+    Rows,
+)
+from eddy_agents.detection.windows import EventClock, Marks, Positive, Table, eviction_notice, peak, span_text
 from eddy_mesh.agent import Draft, Example, Result, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columns import address_text
+from eddy_mesh.errors import ConfigError
 from eddy_mesh.rows import split_ids
 
 INPUT: Final = contacts.INPUT
@@ -46,19 +60,19 @@ _AT_ONCE: Final = 4096
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the flood detector."""
 
-    connections: int = 500
+    connections: Positive = 500
     """Half-open TCP connections to one port of one target within `window_s` that make a flood."""
-    packets: int = 50_000
+    packets: Positive = 50_000
     """Unanswered UDP or ICMP packets to one port of one target within `window_s` that make a flood."""
-    window_s: int = 10
+    window_s: Positive = 10
     """Length of the window, s; a flood is over when the rate stays below for as long."""
-    max_keys: int = 50_000
+    max_keys: Positive = 50_000
     """Most targets (address, protocol, port) that are watched at once."""
-    max_recent: int = 65_536
+    max_recent: Positive = 65_536
     """Most events of one target that are held to count its windows."""
-    max_held: int = 500_000
+    max_held: Positive = 500_000
     """Most events held in all, about 110 bytes each."""
-    max_evidence: int = 100_000
+    max_evidence: Positive = 100_000
     """Most event ids in one diagnosis; ``diagnosis.count`` counts all."""
 
 
@@ -149,9 +163,15 @@ class Detector:
 
     Args:
         config: settings.
+
+    Raises:
+        ConfigError: fewer events are held than the limits ask for.
     """
 
     def __init__(self, config: Config) -> None:
+        if max(config.connections, config.packets) > config.max_recent:
+            mistake = f"max_recent: {config.max_recent} events can not reach the limits: write at least the larger one"
+            raise ConfigError([mistake])
         self._config = config
         self._clock = EventClock()
         self._marks = Marks()

@@ -23,9 +23,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from eddy_agents import contacts
-from eddy_agents.contacts import ABSENT, ACK, RST, SYN, TCP, UDP, Contacts, Mask, Rows
-from eddy_agents.windows import EventClock, Marks, Table, eviction_notice, span_text
+from eddy_agents.detection import contacts
+from eddy_agents.detection.contacts import ABSENT, ACK, RST, SYN, TCP, UDP, Contacts, Mask, Rows
+from eddy_agents.detection.windows import EventClock, Marks, Positive, Table, eviction_notice, span_text
 from eddy_mesh.agent import Draft, Example, Result, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
@@ -52,23 +52,23 @@ _SHOWN: Final = 10
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the port scan detector."""
 
-    ports: int = 15
+    ports: Positive = 15
     """Ports of one target tried within `window_s` that make a vertical scan."""
-    targets: int = 10
+    targets: Positive = 10
     """Targets tried on one port within `window_s` that make a host sweep."""
-    window_s: int = 60
+    window_s: Positive = 60
     """Length of the window, s; a scan is over when its source is quiet for as long."""
-    slow_ports: int = 30
+    slow_ports: Positive = 30
     """Ports of one target tried within `slow_window_s`."""
-    slow_targets: int = 30
+    slow_targets: Positive = 30
     """Targets tried on one port within `slow_window_s`."""
-    slow_window_s: int = 3600
+    slow_window_s: Positive = 3600
     """Length of the window for slow scans, s."""
-    max_keys: int = 50_000
+    max_keys: Positive = 50_000
     """Most pairs of source and target, or of source and port, that are watched at once."""
-    max_held: int = 500_000
+    max_held: Positive = 500_000
     """Most event ids held in all; about 250 bytes each at worst."""
-    max_evidence: int = 100_000
+    max_evidence: Positive = 100_000
     """Most event ids in one diagnosis; ``diagnosis.count`` counts all."""
 
 

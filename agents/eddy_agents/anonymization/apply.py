@@ -20,6 +20,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from eddy_agents.anonymization import ipcrypt
 from eddy_agents.anonymization.keys import NO_KEY, KeyRing
 from eddy_agents.anonymization.policy import Config, Method, Policy, Rule, Special
 from eddy_agents.anonymization.values import Keyed
@@ -45,12 +46,16 @@ class Anonymizer:
 
     Raises:
         ConfigError: all mistakes in the policy.
+        SecurityError: a key does not fit a method of the policy.
     """
 
     def __init__(self, config: Config, keys: KeyRing) -> None:
         self._config = config
         self._keys = keys
         self._policy = Policy(config)
+        if self._policy.uses(Method.IPCRYPT_PFX):
+            for epoch in keys.epochs:
+                ipcrypt.check_pfx_key(epoch.key)
         self._special = Special(config.special) if config.keep_special else None
         self._keyed: dict[int, Keyed] = {}
 
@@ -91,6 +96,8 @@ class Anonymizer:
         epoch = self._keys.epochs[which]
         keyed = self._keyed.get(which)
         if keyed is None:
+            while len(self._keyed) >= _KEYS_AT_ONCE:
+                self._keyed.pop(next(iter(self._keyed)))
             keyed = self._keyed[which] = Keyed(epoch, self._policy, self._special)
         names = self._names(batch)
         columns: dict[str, Column] = {}
@@ -125,6 +132,9 @@ class Anonymizer:
             return None
         return column if rule.method is Method.KEEP else changed_column(keyed, name, column, rule, names)
 
+
+_KEYS_AT_ONCE = 4
+"""Keys made ready and kept, with their caches of some megabytes each."""
 
 _LATEST = 2**62
 """Later than any key's not_before; unsigned times beyond it would wrap."""
@@ -170,8 +180,8 @@ def _numbers(keyed: Keyed, name: str, column: Numbers, rule: Rule) -> Numbers:
     if rule.method is Method.TRUNCATE and column.values.dtype.kind in "iu":
         size = rule.unit_ns if type_of(name) is FieldType.TIME else rule.step
         values = cast("npt.NDArray[np.integer]", column.values)
-        # A unit that is more than the column can hold rounds everything it holds down to zero.
-        rounded = values // size * size if size <= np.iinfo(values.dtype).max else np.zeros_like(values)
+        # A unit that is more than the column can hold rounds all that it holds to zero. Towards zero nothing wraps.
+        rounded = values - np.fmod(values, size) if size <= np.iinfo(values.dtype).max else np.zeros_like(values)
         return Numbers(rounded, column.nulls)
     changed = [keyed.number(name, value, rule) for value in distinct.tolist()]
     dtype = np.float64 if rule.method is Method.TRUNCATE else np.int64

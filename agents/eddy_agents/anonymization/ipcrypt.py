@@ -35,6 +35,18 @@ def deterministic(key: bytes, addresses: U8) -> U8:
     return np.frombuffer(_aes(key, addresses.astype(">u8").tobytes()), ">u8").reshape(-1, 2)
 
 
+def check_pfx_key(key: bytes) -> None:
+    """Refuse a key that `pfx` can not use.
+
+    Raises:
+        SecurityError: the key does not have 32 bytes, or its halves are equal, which would cancel the cipher.
+    """
+    if len(key) != 32 or key[:16] == key[16:]:
+        raise SecurityError(
+            f"an ipcrypt-pfx key has two different halves of 16 bytes, this one {len(key)} bytes in all"
+        )
+
+
 def pfx(key: bytes, addresses: U8) -> U8:
     """Return each address enciphered bit by bit, shared prefixes preserved; IPv4 stays IPv4, mapped.
 
@@ -45,8 +57,7 @@ def pfx(key: bytes, addresses: U8) -> U8:
     Raises:
         SecurityError: the key does not have 32 bytes, or its halves are equal, which would cancel the cipher.
     """
-    if len(key) != 32 or key[:16] == key[16:]:
-        raise SecurityError(f"an ipcrypt-pfx key has 32 bytes in two different halves, this one {len(key)} bytes")
+    check_pfx_key(key)
     plain = addresses.astype(np.uint64)
     is_v4 = (plain[:, 0] == 0) & (plain[:, 1] >> np.uint64(32) == 0xFFFF)
     result = np.empty_like(plain)

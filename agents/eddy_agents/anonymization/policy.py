@@ -28,7 +28,7 @@ class Method(StrEnum):
     IPCRYPT_PFX = "ipcrypt_pfx"  # prefix-preserving, two keys
     IPCRYPT_DETERMINISTIC = "ipcrypt_deterministic"  # an IPv6 address without structure; can be undone with the key
     HASH = "hash"  # keyed token
-    TRUNCATE = "truncate"  # networks, first characters, times and numbers rounded down
+    TRUNCATE = "truncate"  # networks, first characters, times and numbers rounded
     SCRUB = "scrub"  # free text: what is recognised in it is replaced by its token; the rest stays
 
 
@@ -48,9 +48,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     characters: int = 8
     """Characters of a text that stay (truncate)."""
     unit: str = "1h"
-    """Times are rounded down to it: a number with ms, s, m, h or d (truncate)."""
+    """Times are rounded to it, towards 1970: a number with ms, s, m, h or d (truncate)."""
     step: int = 1000
-    """Other numbers are rounded down to a multiple of it (truncate)."""
+    """Other numbers are rounded to a multiple of it, towards zero (truncate)."""
 
     @property
     def unit_ns(self) -> int:
@@ -190,6 +190,11 @@ class Policy:
             if len(self._known) < 10_000:  # names come from outside: json.<anything>
                 self._known[name] = known
         return known
+
+    def uses(self, method: Method) -> bool:
+        """Return whether a rule has that method."""
+        rules = [*self._exact.values(), *(rule for _, rule in self._below), *self._types.values()]
+        return any(rule.method is method for rule in rules)
 
     def _find(self, name: str) -> Rule:
         own = self._exact.get(name)

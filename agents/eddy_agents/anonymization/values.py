@@ -150,11 +150,14 @@ class Keyed:
         return self._tokens.data(data, rule.prefix, rule.length)
 
     def number(self, name: str, number: float, rule: Rule) -> float:
-        """Return the changed form of a number: rounded down, or its token."""
+        """Return the changed form of a number: rounded towards zero, or its token."""
         if rule.method is not Method.TRUNCATE:
             return self._tokens.number(number)
         size = rule.unit_ns if type_of(name) is FieldType.TIME else rule.step
-        return number // size * size if np.isfinite(number) else 0
+        if not np.isfinite(number):
+            return 0
+        cut = abs(number) // size * size
+        return -cut if number < 0 else cut
 
     def _scrubbed(self, text: str, rule: Rule, names: Sequence[str]) -> str:
         def token(found: str) -> str:

@@ -185,6 +185,7 @@ class _Follower:
         self._earlier = self._load()
         self._known = {place.key: place for place in self._earlier.places} if self._earlier else {}
         self._written: list[Place] | None = None
+        self._writing: asyncio.Future[None] | None = None
         self._is_first_scan = True
 
     def _load(self) -> Checkpoint | None:
@@ -344,6 +345,8 @@ class _Follower:
     # --- checkpoint --------------------------------------------------------------------------------------------
 
     async def _checkpoint(self) -> None:
+        if self._writing is not None:  # one that a stop has interrupted
+            await asyncio.wait([self._writing])
         places = [followed.place for followed in self._tails.values()]
         places += [
             place
@@ -353,7 +356,8 @@ class _Follower:
         if places == self._written:
             return
         await self._outlet.settled()
-        await asyncio.to_thread(self._write, places)
+        self._writing = self._loop.run_in_executor(None, self._write, places)
+        await asyncio.shield(self._writing)
 
     def _write(self, places: list[Place]) -> None:
         fresh = self._checkpoint_path.with_suffix(".new")
@@ -379,7 +383,7 @@ class _Follower:
 def _find(include: Sequence[str], exclude: Sequence[str], places: dict[FileKey, Place]) -> list[tuple[str, str]]:
     """Return the files that the patterns name, and before them those of ``places`` that have been renamed since.
 
-    The one that was written to last comes last. Each is its path, and the path where it was seen last if that is another.
+    The file that was written to last comes last. Each is its path, and where it was seen last if that is another path.
     """
     found = {
         path

@@ -13,7 +13,8 @@ Source: see `eddy_agents.wire.pcap`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -180,6 +181,34 @@ def packet_draft(packets: Sequence[Packet], path: str) -> Draft:
         "log.file.path": Constant(path, count),
     }
     return Draft(OUTPUT, count, columns)
+
+
+def drafts_of_capture(
+    pieces: Iterable[bytes], path: str, ports: Mapping[int, str] | None, lost: Counter[str]
+) -> Iterator[Draft]:
+    """Yield raw events of a capture that is read once, as `eddy cook` does.
+
+    Args:
+        pieces: its bytes, in pieces of any size.
+        path: file that they come from.
+        ports: UDP destination port to raw type of the exports that are wanted; None for all packets as they are.
+        lost: where datagrams that could not be put together are counted, by reason.
+
+    Raises:
+        WireError: the capture is damaged; what comes before the damage was given.
+    """
+    reader, datagrams = PcapReader(), UdpPayloads(ports or ())
+    try:
+        for piece in pieces:
+            packets = reader.feed(piece)
+            if packets and ports is None:
+                yield packet_draft(packets, path)
+            elif packets and ports is not None:
+                yield from drafts_of([found.datagram for found in datagrams.feed(packets)], ports)
+        reader.close()
+    finally:
+        datagrams.close()
+        lost.update(datagrams.lost)
 
 
 def _matching(paths: Sequence[str]) -> list[Path]:

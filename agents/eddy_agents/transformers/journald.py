@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from eddy_agents.wire.log_annotate import annotated_rows
-from eddy_agents.wire.log_rows import carried_columns, payload_bytes
+from eddy_agents.wire.log_rows import carried_columns, payload_bytes, storable
 from eddy_agents.wire.syslog import FACILITY_NAMES, decode
 from eddy_mesh.agent import Draft, Example, Result
 from eddy_mesh.batch import Batch, Kind
@@ -119,7 +119,7 @@ def _plain(value: object) -> Value:
         if value and all(type(item) is int and 0 <= item <= 255 for item in value):
             return decode(bytes(value))
         return [_plain(item) for item in value]
-    return value  # type: ignore[return-value]  # what JSON can hold, a field can hold
+    return storable(value)
 
 
 def _number(value: Value) -> int | None:

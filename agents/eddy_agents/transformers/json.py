@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import msgspec
 
 from eddy_agents.wire.log_columns import address_or_none
-from eddy_agents.wire.log_rows import carried_columns, payload_bytes
+from eddy_agents.wire.log_rows import carried_columns, payload_bytes, storable
 from eddy_agents.wire.syslog import decode
 from eddy_mesh.agent import Draft, Example, Result
 from eddy_mesh.batch import Batch, Kind
@@ -88,7 +88,7 @@ def _flat(prefix: str, members: dict[str, object], depth: int) -> Iterator[tuple
         if isinstance(value, dict) and value and depth < _MAX_DEPTH:
             yield from _flat(f"{prefix}{name}.", value, depth + 1)
         else:
-            yield f"{prefix}{name}", value  # type: ignore[misc]  # what JSON can hold, a field can hold
+            yield f"{prefix}{name}", storable(value)
 
 
 def _typed(name: str, value: Value) -> tuple[str, Value]:
@@ -153,7 +153,8 @@ def _time(value: Value) -> int | None:
         return None
     for most, unit_ns in _UNITS:
         if value < most:
-            return value * unit_ns if isinstance(value, int) else round(value * 1_000_000) * unit_ns // 1_000_000
+            when = value * unit_ns if isinstance(value, int) else round(value * 1_000_000) * unit_ns // 1_000_000
+            return when if when < 1 << 63 else None
     return None
 
 

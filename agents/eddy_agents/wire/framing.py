@@ -24,6 +24,7 @@ _CR = 13
 _NUL_TO_LF = bytes.maketrans(b"\0", b"\n")
 _TRAILERS = re.compile(rb"[\r\n\0]*")
 _HEADER = re.compile(rb"([1-9][0-9]{0,9}) ")
+_TRAILERS_AND_HEADER = re.compile(rb"[\r\n\0]*([1-9][0-9]{0,9}) ")
 _COUNTED = re.compile(rb"[1-9][0-9]{0,9} <")
 _MAYBE_COUNTED = re.compile(rb"[1-9][0-9]{0,9} ?")
 _LINE_END = re.compile(rb"[\n\0]")
@@ -147,7 +148,7 @@ class LineFramer:
         starts = np.zeros(len(ends), np.int64)
         starts[1:] = ends[:-1] + 1
         data = body
-        if b"\r\n" in body:
+        if b"\r" in body:  # one octet is found ten times as fast as two
             ends = ends - ((ends > starts) & (octets[ends - 1] == _CR))
             data = data.replace(b"\r\n", b"\n")
         lengths = ends - starts
@@ -211,6 +212,7 @@ class OctetFramer:
         starts: list[int] = []
         at = self._skip(chunk)
         while at < len(chunk):
+            at = self._whole(chunk, at, payloads, starts)
             at = _end_of(_TRAILERS, chunk, at)
             header = _HEADER.match(chunk, at)
             begin, end = self._counted(chunk, at, header) if header else self._uncounted(chunk, at)
@@ -233,6 +235,19 @@ class OctetFramer:
         start = self._held_at + len(self._held) - len(rest)
         self._held.clear()
         return _frames([rest], [start], 0, 0) if rest else _frames([], [], 0, 0)
+
+    def _whole(self, chunk: bytes, at: int, payloads: list[bytes], starts: list[int]) -> int:
+        """Take the run of counted frames that are complete: what a stream nearly always is; return its end."""
+        match, held_at, most, size = _TRAILERS_AND_HEADER.match, self._held_at, self._max, len(chunk)
+        while header := match(chunk, at):
+            begin = header.end()
+            end = begin + int(header[1])
+            if end > size or end - begin > most:
+                break
+            payloads.append(chunk[begin:end])
+            starts.append(held_at + begin)
+            at = end
+        return at
 
     def _counted(self, chunk: bytes, at: int, header: re.Match[bytes]) -> tuple[int, int]:
         """Begin and end of a counted frame, end -1 when it is not complete."""

@@ -280,7 +280,8 @@ def _access(chunk: Chunk, rows: npt.NDArray[np.intp], groups: Groups, clock: Clo
 
 ACCESS = LineFormat(
     _one_line(
-        r"(?:([\w.-]*[A-Za-z][\w.-]*)(?::\d+)? )?([0-9A-Za-z:][\w.:-]*) [^ \n]+ (?:([^ \[\n]+) )?"
+        r"(?:(?=[\d.-]{0,255}[A-Za-z])([\w.-]{1,255}+)(?::\d{1,5})? )?"
+        r"([0-9A-Za-z:][\w.:-]{0,255}+) [^ \n]++ (?:([^ \[\n]++) )?"
         + _CLF_TIME
         + r' "(?:([A-Z]{1,32}) ([^ "\n]*)(?: HTTP/([\d.]+))?|(?:[^"\\\n]|\\.)*+)" (\d{3}) (\d+|-)'
         + rf"(?: {_QUOTED} {_QUOTED})?.*"

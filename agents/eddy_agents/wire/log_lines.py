@@ -6,6 +6,7 @@ takes are read one by one; a line is never refused.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from datetime import tzinfo
@@ -193,7 +194,7 @@ def _is_utf8(data: bytes) -> bool:
 def _recode(lines: list[bytes]) -> list[int]:
     recoded = [row for row, line in enumerate(lines) if not _is_utf8(line)]
     for row in recoded:
-        lines[row] = lines[row].decode("latin-1").encode("utf-8")
+        lines[row] = lines[row].replace(codecs.BOM_UTF8, b"").decode("latin-1").encode("utf-8")
     return recoded
 
 

@@ -6,6 +6,7 @@ What may live here: reading a raw batch whose payloads are texts.
 from __future__ import annotations
 
 from eddy_mesh.batch import Batch
+from eddy_mesh.cer import Value
 from eddy_mesh.columns import Column
 
 CARRIED = ("observed", "host_address", "normalizer", "normalizer_address", "log.file.path", "log.offset")
@@ -27,3 +28,18 @@ def carried_columns(batch: Batch) -> dict[str, Column]:
     """
     kept = {name: column for name, column in batch.columns.items() if name in CARRIED or name.startswith("tags.")}
     return {**kept, "parents": batch.ids()}
+
+
+def storable(value: object) -> Value:
+    """Return a JSON value as an event can hold it: a number beyond 64 bits becomes its text.
+
+    Args:
+        value: what a JSON decoder gives.
+    """
+    if isinstance(value, dict):
+        return {str(name): storable(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        return str(value)
+    return value  # type: ignore[return-value]  # what else JSON can hold, a field can hold

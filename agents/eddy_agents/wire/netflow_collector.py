@@ -35,6 +35,7 @@ from eddy_agents.wire.netflow_sampling import LEARNED_ELEMENTS, RATE_ELEMENTS
 from eddy_agents.wire.netflow_template import FieldSpec, Template, read_templates
 from eddy_mesh.cer import Value
 from eddy_mesh.columns import Column, Index
+from eddy_mesh.registry.ipfix import IANA
 
 _SYSTEM_INIT_TIME: Final = 160
 _SECOND_NS: Final = 1_000_000_000
@@ -140,11 +141,11 @@ class Collector:
         self._notice_ns = int(sampling_notice_s * _SECOND_NS)
         self._streams = Streams(limits)
         self._pending = Pending(limits)
-        self._awaiting: set[StreamKey] = set()
+        self._awaiting: dict[StreamKey, Stream] = {}
         self._gapped: dict[StreamKey, Stream] = {}
         self._expiry_due_ns = 0
 
-    def feed(  # one batch and where it is from
+    def feed(
         self, harvest: Harvest, data: Buffer, offsets: Sequence[int], senders: Sequence[tuple[int, int]], now_ns: int
     ) -> None:
         """Read the datagrams of a batch into ``harvest``; total: what is wrong is refused there.
@@ -191,8 +192,8 @@ class Collector:
             self._tell_gaps(lapses, stream, before_ns=now_ns - _SECOND_NS)
             if not stream.sequence.gaps:
                 del self._gapped[key]
-        for key in list(self._awaiting):
-            self._tell_sampling(lapses, key, now_ns)
+        for stream in list(self._awaiting.values()):
+            self._tell_sampling(lapses, stream, now_ns)
         if now_ns >= self._expiry_due_ns:
             self._expiry_due_ns = now_ns + _EXPIRY_INTERVAL_NS
             self._streams.expire(now_ns)
@@ -202,7 +203,7 @@ class Collector:
     def _open(self, harvest: Harvest, key: StreamKey, now_ns: int) -> Stream:
         stream, forgotten = self._streams.open(key)
         if forgotten is not None:
-            self._awaiting.discard(forgotten.key)
+            self._awaiting.pop(forgotten.key, None)
             self._gapped.pop(forgotten.key, None)
             self._tell_gaps(harvest.lapses, forgotten, before_ns=now_ns)
             harvest.lapses.extend(_unknown(*lost) for lost in self._pending.forget(forgotten.key))
@@ -222,11 +223,11 @@ class Collector:
             return []
         if not self._streams.define(stream, template, now_ns):
             raise Malformed("template_limit", f"no room for template {template.id}: raise max_template_fields")
-        announced = template.is_options and any(f.id in RATE_ELEMENTS and not f.is_scope for f in template.fields)
+        announced = template.is_options and any(_is_rate(spec) for spec in template.fields)
         if announced and not stream.sampling_template:
             stream.sampling_template = template.id
             stream.sampling_due_ns = now_ns + self._notice_ns
-            self._awaiting.add(stream.key)
+            self._awaiting[stream.key] = stream
         return self._pending.release(stream.key, template.id) if self._pending else []
 
     def hold(self, stream: Stream, template_id: int, held: Held) -> bool:
@@ -242,13 +243,12 @@ class Collector:
             }
             lapses.append(Lapse("gap", stream.key, values, [gap.origin]))
 
-    def _tell_sampling(self, lapses: list[Lapse], key: StreamKey, now_ns: int) -> None:
-        stream = self._streams.get(key)
-        if stream is None or stream.sampling.is_known:
-            self._awaiting.discard(key)
-        elif now_ns >= stream.sampling_due_ns:
-            self._awaiting.discard(key)
-            lapses.append(Lapse("sampling", key, {"netflow.template": stream.sampling_template}, []))
+    def _tell_sampling(self, lapses: list[Lapse], stream: Stream, now_ns: int) -> None:
+        if not stream.sampling.is_known and now_ns < stream.sampling_due_ns:
+            return
+        del self._awaiting[stream.key]
+        if not stream.sampling.is_known:
+            lapses.append(Lapse("sampling", stream.key, {"netflow.template": stream.sampling_template}, []))
 
 
 class _Reader:
@@ -354,6 +354,10 @@ class _Reader:
         held = Held(data, self.header, self._harvest.raw.row(_index(self._row)), self._now_ns)
         if not self._collector.hold(self.stream, flow_set[0], held):
             self.refuse(Malformed("template_unknown", f"template {flow_set[0]} did not come yet, and no room to wait"))
+
+
+def _is_rate(spec: FieldSpec) -> bool:
+    return spec.enterprise == IANA and spec.id in RATE_ELEMENTS and not spec.is_scope
 
 
 def _learn(stream: Stream, layout: Layout, chunk: Chunk, count: int) -> None:

@@ -10,7 +10,7 @@ row wins; the later slot is also kept whole under ``netflow.<element name>``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -31,6 +31,7 @@ _END_UPTIME: Final = 21
 _START_UPTIME: Final = 22
 _IPV6_ENDS: Final = frozenset({27, 28})
 _IP_VERSION: Final = 60
+_SYSTEM_INIT_TIME: Final = 160
 _MPLS_STACK: Final = range(70, 80)
 _MILLISECOND_NS: Final = 1_000_000
 _FLAG_TEXTS: Final = tuple(
@@ -63,6 +64,7 @@ def columns_of_records(layout: Layout, records: Records, times: Times) -> dict[s
     """
     columns: dict[str, Column] = {}
     owners: dict[str, Slot] = {}
+    times = _times_of_records(layout, records, times)
     for slot in layout.slots:
         if slot.iana in {_END_UPTIME, _START_UPTIME}:
             _place_uptime(columns, owners, slot, records.column(slot), times)
@@ -102,6 +104,15 @@ def flag_letters(flags: int) -> str:
     return _FLAG_TEXTS[flags & 0xFF]
 
 
+def _times_of_records(layout: Layout, records: Records, times: Times) -> Times:
+    """The same clocks, with the start of the exporter as IPFIX records that carry it say it."""
+    started = [slot for slot in layout.slots if slot.iana == _SYSTEM_INIT_TIME and slot.form is Form.MILLISECONDS]
+    if not started or times.uptime_ms is not None:
+        return times
+    column = records.column(started[0])
+    return replace(times, started_ns=column.values.astype(np.int64)) if isinstance(column, Numbers) else times
+
+
 # --- placing -----------------------------------------------------------------------------------------------------
 
 
@@ -128,13 +139,10 @@ def _free_name(columns: dict[str, Column], slot: Slot) -> str:
 
 def _first_of(name: str, first: Column, second: Column) -> Column:
     """The first value in each row that is not null, zero or empty."""
-    if (
-        isinstance(first, Numbers)
-        and isinstance(second, Numbers)
-        and first.values.dtype.kind == second.values.dtype.kind
-    ):
+    if isinstance(first, Numbers) and isinstance(second, Numbers):
         empty = (first.values == 0) | nulls_of(first)
-        return _chosen(Numbers(np.where(empty, second.values, first.values)), empty, second)
+        if first.values.dtype.kind == second.values.dtype.kind:  # else numpy would make floats of both
+            return _chosen(Numbers(np.where(empty, second.values, first.values)), empty, second)
     if isinstance(first, Addresses) and isinstance(second, Addresses):
         zero = first.values == 0
         empty = (zero if first.is_v4 else zero.all(axis=1)) | nulls_of(first)

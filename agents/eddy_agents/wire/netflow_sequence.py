@@ -44,7 +44,7 @@ _READINGS: Final = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Gap:
     """Numbers that are missing.
 

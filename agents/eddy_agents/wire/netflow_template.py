@@ -110,7 +110,7 @@ def _read_template(set_id: int, data: Buffer, start: int, end: int) -> tuple[Tem
     return Template(template_id, fields, is_options), stop
 
 
-def _read_fields(  # offsets of one reader
+def _read_fields(
     data: Buffer, start: int, end: int, count: int, scopes: int, *, is_ipfix: bool
 ) -> tuple[tuple[FieldSpec, ...], int]:
     fields = []

@@ -235,7 +235,8 @@ _BSD = re.compile(
     re.ASCII,
 )
 _CISCO = re.compile(
-    r"(?:(?P<counter>\d{1,18}): )?(?:(?P<host>[\w.-]*[A-Za-z][\w.-]*): )?(?:(?P<sequence>\d{1,18}): )?(?:[*.]?"
+    r"(?:(?P<counter>\d{1,18}): )?(?:(?P<host>(?=[\d.-]{0,255}[A-Za-z])[\w.-]{1,255}+): )?"
+    r"(?:(?P<sequence>\d{1,18}): )?(?:[*.]?"
     + _CLOCK
     + r"(?: [A-Z]{2,5})?: )?"
     + r"(?P<tag>%[A-Z0-9_]{1,64}(?:-[A-Z0-9_]{1,64})?-(?P<severity>[0-7])-(?P<code>[A-Z0-9_]{1,64})): ?",

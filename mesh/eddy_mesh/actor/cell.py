@@ -7,7 +7,7 @@ in `eddy_mesh.commands` has it. What surrounds a cell (routes, bus, files) comes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,7 @@ import structlog
 from eddy_mesh.actor.edge import Edge, Mailbox
 from eddy_mesh.actor.numbering import Numbering
 from eddy_mesh.agent import Draft, Refusal, Result, Source, Stateful
-from eddy_mesh.batch import Batch
+from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus
 from eddy_mesh.cer import Value
 from eddy_mesh.commands import Command, Happening, State, after
@@ -64,6 +64,10 @@ class Surroundings(Protocol):
 
     def state_of(self, agent: str) -> Path:
         """Return the directory of an agent, made if it is not there."""
+        ...
+
+    async def room(self, cell: Cell, kind: Kind, events: int) -> None:
+        """Wait until every edge that takes such events of a cell can take so many."""
         ...
 
     async def route(self, cell: Cell, batch: Batch) -> None:
@@ -165,29 +169,21 @@ class Cell:
         return self._around.now_ns()
 
     async def emit(self, draft: Draft) -> None:
-        """Number events and pass them on; waits while paused or while an edge with policy ``block`` is full."""
+        """Hand over events; waits while paused or while an edge with policy ``block`` is full.
+
+        A cancellation during that wait leaves the events with the caller, not counted; after it they are handed over
+        whole, and the cancellation comes with the caller's next wait. So events are neither lost nor doubled by a stop.
+        """
         if not draft.count:
             return
+        if not self._go.is_set() and self.state_now is State.PAUSED:
+            await self._go.wait()
+        await self._around.room(self, draft.kind, draft.count)
+        self.last_ns = self.now_ns()
         if self.is_source:
             self.intake.offered += draft.count
-            self.intake.queued += draft.count
-        try:
-            if not self._go.is_set() and self.state_now is State.PAUSED:
-                await self._go.wait()
-            await self._pass_on(self.numbered(draft))
-        except asyncio.CancelledError:
-            self._settle_intake(draft.count, "cancelled")
-            raise
-        self._settle_intake(draft.count, "")
-
-    def _settle_intake(self, count: int, lost: str) -> None:
-        if not self.is_source:
-            return
-        self.intake.queued -= count
-        if lost:
-            self.intake.drop(lost, count)
-        else:
-            self.intake.out += count
+            self.intake.out += draft.count
+        await _whole(self._pass_on(self.numbered(draft)))
 
     async def settled(self) -> None:
         """Wait until every agent of this host that was handed the events emitted so far has taken them, durably."""
@@ -446,6 +442,8 @@ class Cell:
 
     async def _pass_on(self, batch: Batch) -> None:
         if batch.count:
+            if not self.is_source:
+                await self._around.room(self, batch.kind, batch.count)
             self.made += batch.count
             await self._around.route(self, batch)
 
@@ -481,3 +479,15 @@ class Cell:
             "edges": self.ledgers(),
             "detail": self._detail(),
         }
+
+
+async def _whole(work: Coroutine[None, None, None]) -> None:
+    """Do work to its end; a cancellation that comes meanwhile comes again with the caller's next wait."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        current = asyncio.current_task()
+        if current is not None:
+            current.cancel()

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from eddy_mesh.batch import Batch
+from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.selection import Plan, matcher, matches_kind, project
 
@@ -124,9 +124,9 @@ class Edge:
         self._spill = spill
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
-    def wants(self, batch: Batch) -> bool:
+    def wants(self, kind: Kind, origin: str) -> bool:
         """Whether the statement can match events of that kind and origin at all."""
-        return self.plan is None or matches_kind(self.plan, batch.kind, batch.origin)
+        return self.plan is None or matches_kind(self.plan, kind, origin)
 
     def select(self, batch: Batch) -> Batch:
         """Return what the statement lets through, having counted the batch as offered and the rest as filtered."""
@@ -137,18 +137,29 @@ class Edge:
         self.ledger.filtered += batch.count - chosen.count
         return project(self.plan, chosen) if chosen.count else chosen
 
-    async def offer(self, batch: Batch, now_ns: int) -> None:
-        """Pass a batch along the edge; with policy ``block`` this waits while the mailbox is full."""
+    def has_room(self, events: int) -> bool:
+        """Whether a batch of so many events can be offered now; only an edge with policy ``block`` ever says no."""
+        return self.overload is not Overload.BLOCK or self._mailbox.has_room(events)
+
+    async def room(self, events: int) -> None:
+        """Wait until `has_room`."""
+        if not self.has_room(events):
+            await self._mailbox.room(events)
+
+    def offer(self, batch: Batch, now_ns: int) -> None:
+        """Pass a batch along the edge. With policy ``block`` wait for `room` before, or the mailbox overflows."""
         self.last_ns = now_ns
         chosen = self.select(batch)
         if not chosen.count:
             return
         if self.overload is Overload.SPOOL and self._spill is not None:
             self._spool(chosen)
-        elif self._mailbox.has_room(chosen.count):
-            self.accept(self._sampled(chosen) if self.overload is Overload.SAMPLE else chosen)
+        elif self.overload is Overload.BLOCK:
+            self.accept(chosen)
+        elif not self._mailbox.has_room(chosen.count):
+            self._overloaded(chosen)
         else:
-            await self._overloaded(chosen)
+            self.accept(self._sampled(chosen) if self.overload is Overload.SAMPLE else chosen)
 
     def accept(self, batch: Batch) -> None:
         """Put a batch that was selected before into the mailbox."""
@@ -199,25 +210,13 @@ class Edge:
         self.ledger.drop("sampled", batch.count - kept.count)
         return kept
 
-    async def _overloaded(self, batch: Batch) -> None:
-        if self.overload is Overload.BLOCK:
-            self.ledger.queued += batch.count
-            self.accepted += batch.count
-            try:
-                await self._mailbox.room(batch.count)
-            except asyncio.CancelledError:
-                self.discard(batch, "cancelled")
-                raise
-            self._mailbox.put(self, batch)
-            return
-        if self.overload is Overload.SAMPLE:
-            self.ledger.drop("overload", batch.count)
-            return
-        lost = self._mailbox.evict(self, batch.count)
-        self.ledger.queued -= lost
-        self.ledger.drop("overload", lost)
-        self._completed(lost)
-        if self._mailbox.has_room(batch.count):
+    def _overloaded(self, batch: Batch) -> None:
+        if self.overload is Overload.DROP_OLDEST:
+            lost = self._mailbox.evict(self, batch.count)
+            self.ledger.queued -= lost
+            self.ledger.drop("overload", lost)
+            self._completed(lost)
+        if self.overload is Overload.DROP_OLDEST and self._mailbox.has_room(batch.count):
             self.accept(batch)
         else:
             self.ledger.drop("overload", batch.count)

@@ -20,8 +20,8 @@ EDGE_COLUMNS = [
     Column("dropped", right=True),
     Column("failed", right=True),
     Column("queued", right=True),
-    Column("difference", right=True),
-    Column("policy"),
+    Column("difference", right=True, spare=True),
+    Column("policy", spare=True),
     Column("balance"),
 ]
 FLOW_COLUMNS = [
@@ -91,7 +91,7 @@ def _edge_cells(host: str, ledger: Ledger) -> list[Cell]:
         Cell(f"{ledger.queued:,}"),
         Cell(f"{ledger.difference:,}", "" if ledger.balanced else "alarming"),
         Cell(ledger.policy, "quiet"),
-        Cell("balanced", "good") if ledger.balanced else Cell("NOT BALANCED", "alarming"),
+        Cell("ok", "good") if ledger.balanced else Cell("NOT BALANCED", "alarming"),
     ]
 
 

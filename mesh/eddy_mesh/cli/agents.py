@@ -10,11 +10,20 @@ import rich_click as click
 
 from eddy_mesh.api import Mesh
 from eddy_mesh.cli.connection import with_mesh
-from eddy_mesh.cli.output import Cell, Column, duration_text, rate_text, table_text, time_of_day, write_records
-from eddy_mesh.cli.output import write_table as write_rows
+from eddy_mesh.cli.output import (
+    Cell,
+    Column,
+    duration_text,
+    rate_text,
+    table_text,
+    time_of_day,
+    write_records,
+    write_table,
+)
 from eddy_mesh.cli.screen import screen
 from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.cli.statuses import SAMPLE_S, AgentStatus, HostStatus, host_statuses, rate, two_samples
+from eddy_mesh.rows import time_ns as time_of
 from eddy_mesh.rows import time_text
 
 SILENT_AFTER_NS = 60_000_000_000
@@ -30,15 +39,15 @@ STATE_STYLES = {
 COLUMNS = [
     Column("host"),
     Column("agent"),
-    Column("type"),
+    Column("type", spare=True),
     Column("state"),
     Column("in/s", right=True),
     Column("out/s", right=True),
     Column("queued", right=True),
     Column("lost", right=True),
-    Column("restarts", right=True),
+    Column("restarts", right=True, spare=True),
     Column("uptime", right=True),
-    Column("last event", right=True),
+    Column("last event", right=True, spare=True),
     Column("remark"),
 ]
 
@@ -86,7 +95,7 @@ def agents(settings: Settings, watch: bool) -> None:
     if settings.json:
         write_records([msgspec.to_builtins(record) for record in records])
         return
-    write_rows(COLUMNS, [_cells(record, time_ns()) for record in records], colour=settings.colour)
+    write_table(COLUMNS, [_cells(record, time_ns()) for record in records], colour=settings.colour)
 
 
 async def _watch(mesh: Mesh, settings: Settings) -> None:
@@ -114,7 +123,9 @@ def agent_records(before: HostStatus | None, after: HostStatus) -> list[AgentRec
 
 
 def _record(before: AgentStatus, agent: AgentStatus, host: HostStatus, elapsed_ns: int) -> AgentRecord:
-    quiet_ns = host.now_ns - max(agent.last_ns, agent.started_ns)
+    made_ns = (seen.last_ns for seen in host.types if seen.agent == agent.agent)
+    last_ns = max(agent.last_ns, *made_ns, 0)
+    quiet_ns = host.now_ns - max(last_ns, agent.started_ns)
     return AgentRecord(
         host=host.host,
         agent=agent.agent,
@@ -126,16 +137,14 @@ def _record(before: AgentStatus, agent: AgentStatus, host: HostStatus, elapsed_n
         lost=agent.lost,
         restarts=agent.restarts,
         uptime_s=(host.now_ns - agent.started_ns) / 1e9 if agent.started_ns else 0.0,
-        last_event=time_text(agent.last_ns) if agent.last_ns else "",
+        last_event=time_text(last_ns) if last_ns else "",
         silent=agent.type == SOURCE_TYPE and agent.state == "running" and quiet_ns > SILENT_AFTER_NS,
         reason=agent.reason,
     )
 
 
 def _cells(record: AgentRecord, now_ns: int) -> list[Cell]:
-    from eddy_mesh.rows import time_ns as parse  # noqa: PLC0415
-
-    last = time_of_day(parse(record.last_event), now_ns) if record.last_event else "-"
+    last = time_of_day(time_of(record.last_event), now_ns) if record.last_event else "-"
     state = Cell(record.state, STATE_STYLES.get(record.state, "quiet"))
     remark = Cell("silent", "warning") if record.silent else Cell(record.reason, "bad")
     return [

@@ -19,11 +19,12 @@ from eddy_mesh.local import find
 
 T = TypeVar("T")
 OWNER = "eddy"
-TERMINATED = 128 + 15
+SIGNALED = 128
+"""Exit status of a command that a signal ended: this plus the number of the signal."""
 
 
 def with_mesh(settings: Settings, work: Callable[[Mesh], Awaitable[T]]) -> T:
-    """Connect, do the work, and return what it returns. Ctrl-C and SIGTERM end it after it has cleaned up.
+    """Connect, do the work, and return what it returns. Ctrl-C, SIGTERM and SIGHUP end it after it has cleaned up.
 
     Raises:
         UsageError: no backplane was found.
@@ -39,18 +40,26 @@ def with_mesh(settings: Settings, work: Callable[[Mesh], Awaitable[T]]) -> T:
 
 
 def run(work: Awaitable[T]) -> T:
-    """Run asynchronous work to its end in a loop of its own; SIGTERM cancels it."""
+    """Run asynchronous work to its end in a loop of its own; SIGTERM and SIGHUP cancel it."""
+    ended_by: list[signal.Signals] = []
+
+    def end(number: signal.Signals, task: asyncio.Task[T]) -> None:
+        ended_by.append(number)
+        task.cancel()
 
     async def guarded() -> T:
         task = asyncio.current_task()
         if sys.platform != "win32" and task is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(number, end, number, task)
         return await work
 
     try:
         return asyncio.run(guarded())
     except asyncio.CancelledError:
-        raise click.exceptions.Exit(TERMINATED) from None
+        if not ended_by:
+            raise
+        raise click.exceptions.Exit(SIGNALED + ended_by[0]) from None
 
 
 async def bursts(items: AsyncIterator[T], pause_s: float) -> AsyncGenerator[list[T]]:

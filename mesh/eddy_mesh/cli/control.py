@@ -22,9 +22,13 @@ HOST_PROCESS = "host"
 HOST_COMMANDS = (*sorted(ASKING), Command.DRAIN, Command.STOP)
 
 
+def _complete_verb(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    return [verb for verb in Command if verb.startswith(incomplete)]
+
+
 @command("control")
 @click.argument("target", metavar="HOST[/AGENT]")
-@click.argument("verb", metavar="VERB")
+@click.argument("verb", metavar="VERB", shell_complete=_complete_verb)
 @click.option("--config", metavar="TEXT", default="", help="With reload: new settings as TOML or JSON, or @FILE.")
 def control(settings: Settings, target: str, verb: str, config: str) -> None:
     """Give an agent, or with HOST alone a host process, a command.

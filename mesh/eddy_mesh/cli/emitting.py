@@ -13,7 +13,7 @@ import rich_click as click
 
 from eddy_mesh.api import Mesh
 from eddy_mesh.cli.connection import with_mesh
-from eddy_mesh.cli.output import tell
+from eddy_mesh.cli.output import tell, write_records
 from eddy_mesh.cli.settings import Settings, command
 
 READ_BYTES = 256 * 1024
@@ -33,7 +33,10 @@ def emit(settings: Settings, type_name: str, file: BinaryIO) -> None:
     echo '{"message": "backup done", "host": "db1"}' | eddy emit backup
     """  # noqa: D301  # click's mark for lines that stay as they are
     taken = with_mesh(settings, lambda mesh: _send(mesh, type_name, file.fileno()))
-    tell(f"{taken:,} event{'' if taken == 1 else 's'} taken")
+    if settings.json:
+        write_records([{"type": type_name, "taken": taken}])
+    else:
+        tell(f"{taken:,} event{'' if taken == 1 else 's'} taken")
 
 
 async def _send(mesh: Mesh, type_name: str, descriptor: int) -> int:

@@ -20,6 +20,7 @@ from eddy_mesh.cli.settings import Settings
 from eddy_mesh.errors import UsageError
 from eddy_mesh.rows import json_value
 from eddy_mesh.selection import Plan
+from eddy_mesh.selection.sql import WINDOW_END, WINDOW_START
 
 HOLD = 200
 """Rows of an answer that is complete soon, kept back so that the columns fit them."""
@@ -75,7 +76,8 @@ class CsvEvents:
     def __init__(self, out: TextIO, plan: Plan, *, live: bool) -> None:
         if not plan.items:
             raise UsageError("--csv needs named columns: write SELECT occurred, host, message ... in place of SELECT *")
-        self._names = [item.name for item in plan.items]
+        window = [WINDOW_START, WINDOW_END] if plan.every_ns is not None else []
+        self._names = window + [item.name for item in plan.items]
         self._out = out
         self._writer = csv.writer(out, lineterminator="\n")
         self._writer.writerow(self._names)

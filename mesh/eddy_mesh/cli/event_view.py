@@ -15,6 +15,7 @@ from eddy_mesh.cli.output import LEVEL_STYLES, Cell, Column, duration_text, octe
 from eddy_mesh.fields import LEVEL_NAMES, FieldType, field
 from eddy_mesh.rows import json_value
 from eddy_mesh.selection.plan import Aggregate, Item, Plan
+from eddy_mesh.selection.sql import WINDOW_END
 
 _ENVELOPE = frozenset(
     {
@@ -43,11 +44,14 @@ class EventView:
 
     Args:
         plan: the statement; ``*`` gets time, host, type and one line that says what happened.
+        windows: whether the end of its window is shown with each row of a statement with EVERY.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, windows: bool = True) -> None:
         self._items = plan.items
-        self.columns = [_column(item) for item in plan.items] or [
+        self._windows = windows and plan.every_ns is not None
+        until = [Column(f"until {zone()}", least=12)] if self._windows else []
+        self.columns = [*until, *(_column(item) for item in plan.items)] or [
             Column(f"time {zone()}", least=12),
             Column("host", least=8),
             Column("type", least=8),
@@ -62,7 +66,9 @@ class EventView:
             now_ns: times of another day than this one are shown with the day.
         """
         if self._items:
-            return [value_cell(item.name, row.get(item.name), now_ns, _meaning(item)) for item in self._items]
+            end = row.get(WINDOW_END)
+            until = [Cell(time_of_day(end, now_ns) if isinstance(end, int) else "", "quiet")] if self._windows else []
+            return until + [value_cell(i.name, row.get(i.name), now_ns, _meaning(i)) for i in self._items]
         occurred = row.get("occurred", row.get("observed"))
         host = row.get("host", row.get("host_address", row.get("normalizer", "")))
         return [

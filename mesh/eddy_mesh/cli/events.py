@@ -31,7 +31,7 @@ def tap(settings: Settings, statement: str, as_csv: bool, count: int | None, for
     live ones follow without a gap. On a terminal it is a table, in a pipe NDJSON.
 
     \b
-    eddy tap "SELECT source.ip, destination.port FROM network.netflow WHERE destination.port IN (22, 23)"
+    eddy tap "SELECT source.ip, destination.port FROM network.netflow"
     eddy tap "SELECT * WHERE level <= warning SINCE '-10m'"
     eddy tap "SELECT host, count(*) GROUP BY host EVERY 10s"
     """  # noqa: D301  # click's mark for lines that stay as they are
@@ -65,10 +65,15 @@ async def follow(
         if not end.expired():
             raise
     finally:
-        lost = mesh.ledger.lost
+        lost = lost_on_the_way(mesh)
         loss = f"{lost:,} events were lost on the way here" if lost else "none lost on the way here"
         tell(f"{shown:,} event{'' if shown == 1 else 's'} in {duration_text((monotonic() - began) * 1e9)}, {loss}")
     writer.flush()
+
+
+def lost_on_the_way(mesh: Mesh) -> int:
+    """Return the events that the network lost between the producers and this command."""
+    return mesh.ledger.lost
 
 
 @command("query")
@@ -82,7 +87,7 @@ def query(settings: Settings, statement: str, archive: str, as_csv: bool) -> Non
 
     \b
     eddy query "SELECT * WHERE user.name = 'root' SINCE '-1h'"
-    eddy query "SELECT source.ip, sum(network.bytes) SINCE '-1d' GROUP BY source.ip ORDER BY sum(network.bytes) DESC"
+    eddy query "SELECT source.ip, count(*) SINCE '-1d' GROUP BY source.ip"
     """  # noqa: D301  # click's mark for lines that stay as they are
     plan = compile_statement(statement, now_ns=time_ns())
     writer = event_writer(settings, plan, as_csv=as_csv)

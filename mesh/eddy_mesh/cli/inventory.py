@@ -24,18 +24,24 @@ from eddy_mesh.selection import compile_statement, matches_kind
 
 EVERYTHING = "SELECT * WHERE stage IS NOT NULL"
 TYPE_COLUMNS = [
-    Column("stage"),
-    Column("class"),
+    Column("stage", spare=True),
+    Column("class", spare=True),
     Column("type"),
     Column("host"),
     Column("agent"),
     Column("held"),
     Column("events", right=True),
     Column("rate/s", right=True),
-    Column("first", right=True),
-    Column("last", right=True),
+    Column("last", right=True, spare=True),
+    Column("first", right=True, spare=True),
 ]
-FIELD_COLUMNS = [Column("field"), Column("type"), Column("unit"), Column("seen"), Column("meaning")]
+FIELD_COLUMNS = [
+    Column("field"),
+    Column("type"),
+    Column("unit", spare=True),
+    Column("seen", spare=True),
+    Column("meaning"),
+]
 
 
 class TypeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +133,7 @@ def _json(record: TypeRecord) -> dict[str, object]:
 
 
 def _type_cells(record: TypeRecord, now_ns: int) -> list[Cell]:
-    times = [time_of_day(moment, now_ns) if moment else "-" for moment in (record.first_ns, record.last_ns)]
+    times = [time_of_day(moment, now_ns) if moment else "-" for moment in (record.last_ns, record.first_ns)]
     return [
         Cell(record.stage, "quiet"),
         Cell(record.event_class),

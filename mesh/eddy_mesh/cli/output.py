@@ -58,11 +58,13 @@ class Column(NamedTuple):
         title: shown above it.
         right: whether its texts end at the same place, as numbers do.
         least: characters that it always has.
+        spare: whether it is left out where the line is too short for all.
     """
 
     title: str
     right: bool = False
     least: int = 0
+    spare: bool = False
 
 
 # --- characters and units ----------------------------------------------------------------------------------------
@@ -166,20 +168,21 @@ class Table:
         """Show the rows that were kept back."""
         width, height = shutil.get_terminal_size()
         available = width if self._out.isatty() else 0
-        widths = fitted(self._widths, available)
+        shown = chosen(self._columns, self._widths, available)
+        widths = fitted([self._widths[number] for number in shown], available)
         for row in self._held:
             if self._lines == 0 or (available and self._lines % max(height - 1, 10) == 0):
-                titles = [Cell(column.title, "title") for column in self._columns]
-                self._write(titles, widths)
-            self._write(row, widths)
+                self._write([Cell(column.title, "title") for column in self._columns], shown, widths)
+            self._write(row, shown, widths)
         self._held.clear()
         self._out.flush()
 
-    def _write(self, cells: Sequence[Cell], widths: Sequence[int]) -> None:
+    def _write(self, cells: Sequence[Cell], shown: Sequence[int], widths: Sequence[int]) -> None:
         texts = []
-        for number, (cell, column, width) in enumerate(zip(cells, self._columns, widths, strict=True)):
-            is_last = number == len(widths) - 1
-            texts.append(self._styled(_placed(cell.text, width, right=column.right, pad=not is_last), cell.style))
+        for number, width in zip(shown, widths, strict=True):
+            cell, is_last = cells[number], number == shown[-1]
+            text = _placed(cell.text, width, right=self._columns[number].right, pad=not is_last)
+            texts.append(self._styled(text, cell.style))
         self._out.write(GAP.join(texts) + "\n")
         self._lines += 1
 
@@ -194,6 +197,21 @@ def _placed(text: str, width: int, *, right: bool, pad: bool) -> str:
     if right:
         return " " * (width - length) + text
     return text + " " * (width - length) if pad else text
+
+
+def chosen(columns: Sequence[Column], widths: Sequence[int], available: int) -> list[int]:
+    """Return the numbers of the columns that are shown: spare ones go, the last first, until the rest fit.
+
+    Args:
+        columns: from left to right.
+        widths: what they want, characters.
+        available: characters of a line; 0 stands for any number.
+    """
+    shown = list(range(len(columns)))
+    spare = [number for number in shown if columns[number].spare]
+    while available and spare and sum(widths[number] + len(GAP) for number in shown) - len(GAP) > available:
+        shown.remove(spare.pop())
+    return shown
 
 
 def fitted(widths: Sequence[int], available: int) -> list[int]:

@@ -80,7 +80,7 @@ def search_condition(pattern: str, names: tuple[str, ...], *, ignore_case: bool,
 
     Args:
         pattern: RE2 for fields of text; for the others a literal, or for addresses also a network.
-        names: fields to look at; none stands for the texts that people read, and the addresses where the pattern is one.
+        names: fields to look at; none stands for the texts that people read, and addresses where the pattern is one.
         ignore_case: whether upper and lower case are the same.
         invert: select the events whose fields are there and do not match.
 

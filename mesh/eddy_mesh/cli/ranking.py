@@ -124,7 +124,7 @@ def _aggregate(by: str) -> str:
 
 async def _watch(mesh: Mesh, statement: str, plan: Plan, *, colour: bool) -> None:
     """Show the rows of the last window in place of those before it."""
-    view = EventView(plan)
+    view = EventView(plan, windows=False)
     with screen(colour=colour) as show:
         async with aclosing(mesh.tap(statement)) as events, aclosing(bursts(events, WINDOW_PAUSE_S)) as windows:
             async for window in windows:

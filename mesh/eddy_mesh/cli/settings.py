@@ -18,6 +18,13 @@ from rich_click import RichCommand
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
 
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+"""What click is told of every command."""
+
+
+SHARED = frozenset({"server", "context", "backplane", "json", "no_color"})
+
+
 @dataclass(slots=True)
 class Settings:
     """What the user said about the backplane and the output.
@@ -75,9 +82,9 @@ def command(name: str) -> Callable[[Callable[..., object]], RichCommand]:
 
     def decorate(function: Callable[..., object]) -> RichCommand:
         takes_settings = click.make_pass_decorator(Settings, ensure=True)
-        made: RichCommand = click.command(
-            name, cls=RichCommand, context_settings={"help_option_names": ["-h", "--help"]}
-        )(shared_options(takes_settings(function)))
+        make = click.command(name, cls=RichCommand, context_settings=CONTEXT)
+        made: RichCommand = make(shared_options(takes_settings(function)))
+        made.params.sort(key=lambda param: param.name in SHARED)  # its own first, in the help
         return made
 
     return decorate

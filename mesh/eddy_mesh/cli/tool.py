@@ -9,7 +9,7 @@ import rich_click as click
 
 from eddy_mesh import __version__
 from eddy_mesh.cli.group import Entry, QuietGroup
-from eddy_mesh.cli.settings import Settings, shared_options
+from eddy_mesh.cli.settings import CONTEXT, Settings, shared_options
 
 COMMANDS = {
     "tap": Entry("eddy_mesh.cli.events:tap", "Show events as they happen."),
@@ -30,7 +30,7 @@ COMMANDS = {
 @click.group(
     name="eddy",
     cls=QuietGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
 )
 @click.version_option(__version__, prog_name="eddy")
 @shared_options

@@ -262,15 +262,23 @@ class Host:
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
+    async def room(self, cell: Cell, kind: Kind, events: int) -> None:
+        """Wait until every edge that takes such events of a cell can take so many."""
+        while full := [e for e in self._edges_of(cell, kind, self.host) if not e.has_room(events)]:
+            await full[0].room(events)
+
+    def _edges_of(self, cell: Cell, kind: Kind, origin: str) -> list[Edge]:
+        if (self.agents[cell.name].backplane or self.backplane) != self.backplane:
+            return []
+        return [edge for edge, consumer in self.router.takers(cell, kind, origin) if self._is_asked(consumer)]
+
     async def route(self, cell: Cell, batch: Batch) -> None:
         """Pass events on to everybody who asked for them: agents of this process, then subscribers elsewhere."""
         now_ns = self.now_ns()
         self.router.note(cell, batch, now_ns)
         backplane = self.agents[cell.name].backplane or self.backplane
-        if backplane == self.backplane:
-            for edge, consumer in self.router.takers(cell, batch):
-                if self._is_asked(consumer):
-                    await edge.offer(batch, now_ns)
+        for edge in self._edges_of(cell, batch.kind, batch.origin):
+            edge.offer(batch, now_ns)
         demand = self.demands[backplane]
         if demand.flows:
             await demand.publish(batch)
@@ -375,8 +383,9 @@ class Host:
 
 
 def _offering(edge: Edge, now_ns: Callable[[], int]) -> Callable[[Batch], Awaitable[None]]:
-    def deliver(batch: Batch) -> Awaitable[None]:
-        return edge.offer(batch, now_ns())
+    async def deliver(batch: Batch) -> None:
+        await edge.room(batch.count)
+        edge.offer(batch, now_ns())
 
     return deliver
 

@@ -7,6 +7,7 @@ discovery. Commands have their own subscription, so they are answered even when 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Mapping
 from uuid import uuid4
 
@@ -59,11 +60,10 @@ class Lanes:
                 await self._follow_agents()
                 await self._beat()
                 self._host.status_changed.clear()
-                try:
-                    await asyncio.wait_for(self._host.status_changed.wait(), HEARTBEAT_S)
-                    await asyncio.sleep(0.05)  # let changes that belong together come together
-                except TimeoutError:
-                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await self._host.status_changed.wait()
+                        await asyncio.sleep(0.05)  # let changes that belong together come together
         finally:
             for task in self._answers:
                 task.cancel()

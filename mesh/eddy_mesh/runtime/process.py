@@ -143,7 +143,8 @@ async def running(config: HostConfig, bus: Bus, state: Path) -> AsyncIterator[tu
 async def _end(host: Host, lanes: Lanes, background: list[asyncio.Task[None]]) -> None:
     log = structlog.get_logger()
     try:
-        await asyncio.wait_for(host.drain(), DRAIN_S)
+        async with asyncio.timeout(DRAIN_S):
+            await host.drain()
     except TimeoutError:
         log.warning("drain took too long", seconds=DRAIN_S)
         await host.stop()

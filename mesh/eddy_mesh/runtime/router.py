@@ -49,12 +49,12 @@ class Router:
         consumer.edges.clear()
         self._cache.clear()
 
-    def takers(self, producer: Cell, batch: Batch) -> list[Route]:
+    def takers(self, producer: Cell, kind: Kind, origin: str) -> list[Route]:
         """Return the edges that take events of that kind from an agent; an agent never takes its own."""
-        key = (producer.name, batch.kind, batch.origin)
+        key = (producer.name, kind, origin)
         routes = self._cache.get(key)
         if routes is None:
-            routes = [r for r in self.routes if r.consumer is not producer and r.edge.wants(batch)]
+            routes = [r for r in self.routes if r.consumer is not producer and r.edge.wants(kind, origin)]
             self._cache[key] = routes
         return routes
 

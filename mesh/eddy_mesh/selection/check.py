@@ -187,10 +187,9 @@ class Checker:
         if not self._is_having:
             raise self.error(f"{value.name} is known after the events are grouped: put it into HAVING", tree)
         self.in_having.append(value)
-        argument = (
-            None if value.operand is None or value.function is Function.COUNT else fields.field(value.operand.name)
-        )
-        self._units[value.name] = "" if argument is None else argument.unit
+        if value.operand is not None and value.function is not Function.COUNT:
+            known = fields.field(value.operand.name)
+            self._units[value.name] = "" if known is None else known.unit
         return Operand(value.name, value.type)
 
     def comparison(self, tree: Tree[Token]) -> Condition:
@@ -201,14 +200,12 @@ class Checker:
             return self._matches(operand, str(sign), left, right)
         operator = Operator("!=" if sign == "<>" else str(sign))
         if operand.type in _UNORDERED and operator not in {Operator.EQ, Operator.NE}:
-            raise self.error(
-                f"{operand.name} is {operand.type}, which has no order: only = and != are known", _as_node(sign)
-            )
+            raise self.error(f"{operand.name} is {operand.type}, which has no order: only = and != are known", sign)
         if self._is_field(operand, right):
             return self._two_fields(operand, operator, right)
         operand, value = self._literal(operand, right)
         if operand.type is FieldType.BOOL and operator not in {Operator.EQ, Operator.NE}:
-            raise self.error("TRUE and FALSE have no order: only = and != are known", _as_node(sign))
+            raise self.error("TRUE and FALSE have no order: only = and != are known", sign)
         return Comparison(operand, operator, value)
 
     def between(self, tree: Tree[Token]) -> Condition:
@@ -344,10 +341,6 @@ def _open_as(kind: FieldType) -> FieldType:
 
 def _without_not(tree: Tree[Token]) -> list[Node]:
     return [child for child in tree.children if not (isinstance(child, str) and child.type in {"NOT", "CIDR"})]
-
-
-def _as_node(node: Node) -> Node:
-    return node
 
 
 def _token(node: Node) -> Token:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from eddy_mesh.batch import Batch
+from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.columns import Addresses, Column, Constant, Numbers, nulls_of
 from eddy_mesh.fields import FieldType
 from eddy_mesh.selection.lookup import field_column
@@ -37,6 +38,8 @@ from eddy_mesh.selection.values import comparable
 
 Matcher = Callable[[Batch], npt.NDArray[np.bool_]]
 
+_KINDS = 256
+"""Kinds and origins for which a matcher remembers what FROM says."""
 _NARROWING_COST = 20
 """A condition that costs more ns a row than this is asked only of the rows that are still in question."""
 _NARROWING_SHARE = 4
@@ -53,7 +56,7 @@ class _Compiled:
 def matcher(plan: Plan) -> Matcher:
     """Return a function that says for each event of a batch whether the statement selects it.
 
-    It never raises on a batch, keeps no state, and does not write to the batch.
+    It never raises on a batch and does not write to it.
 
     Args:
         plan: WHERE, FROM, SINCE, UNTIL and the rule of stages are applied; the rest is not looked at.
@@ -61,8 +64,12 @@ def matcher(plan: Plan) -> Matcher:
     condition = whole_condition(plan)
     compiled = None if condition is None else _compile(condition, wanted=True)
 
+    @lru_cache(maxsize=_KINDS)
+    def is_possible(kind: Kind, origin: str) -> bool:
+        return matches_kind(plan, kind, origin)
+
     def match(batch: Batch) -> npt.NDArray[np.bool_]:
-        if not matches_kind(plan, batch.kind, batch.origin):
+        if not is_possible(batch.kind, batch.origin):
             return np.zeros(batch.count, np.bool_)
         if compiled is None:
             return np.ones(batch.count, np.bool_)

@@ -11,8 +11,9 @@ import numpy as np
 
 from eddy_mesh.batch import EXTRA, Batch
 from eddy_mesh.cer import Value
+from eddy_mesh.columnize import any_column, column_of
 from eddy_mesh.columns import Column, Constant, Maps
-from eddy_mesh.rows import column_for
+from eddy_mesh.fields import FieldType, type_of
 
 
 def field_column(batch: Batch, name: str) -> Column:
@@ -33,7 +34,8 @@ def field_column(batch: Batch, name: str) -> Column:
     held = batch.columns.get(name)
     if held is not None:
         values = [value if (dense := held.at(row)) is None else dense for row, value in enumerate(values)]
-    return column_for(name, values)
+    kind = type_of(name)
+    return any_column(values) if kind is FieldType.IDS else column_of(kind, values)
 
 
 def _sparse_values(sparse: Column, name: str) -> list[Value] | None:

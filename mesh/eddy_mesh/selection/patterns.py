@@ -6,6 +6,7 @@ What may live here: the translation of LIKE, and the search of one pattern in te
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -125,10 +126,10 @@ def rows_with(needle: bytes, column: Packed) -> npt.NDArray[np.bool_]:
     hits = np.zeros(len(starts), np.bool_)
     position = data.find(needle)
     while position >= 0:
-        row = int(np.searchsorted(starts, position, "right")) - 1
+        row = bisect_right(starts, position) - 1
         inside = position + len(needle) <= ends[row]
         hits[row] |= inside
-        position = data.find(needle, int(ends[row]) if inside else position + 1)
+        position = data.find(needle, ends[row] if inside else position + 1)
     return hits
 
 
@@ -138,28 +139,29 @@ def rows_matching(pattern: str, column: Packed) -> npt.NDArray[np.bool_]:
     Rows are put on lines of one text and searched in one pass, unless a row or the pattern has to do with line ends.
     """
     starts, ends, data = _joined(column)
-    rows = [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    rows = [data[start:end] for start, end in zip(starts, ends, strict=True)]
     if not rows or b"\n" in data or _NOT_BY_LINE.search(pattern):
         search = regex(pattern).search
         return np.fromiter((search(row) is not None for row in rows), np.bool_, len(rows))
-    return _search_lines(pattern, b"\n".join(rows), starts + np.arange(len(rows)))
+    return _search_lines(pattern, b"\n".join(rows), [start + row for row, start in enumerate(starts)])
 
 
-def _search_lines(pattern: str, text: bytes, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _search_lines(pattern: str, text: bytes, starts: list[int]) -> npt.NDArray[np.bool_]:
     hits = np.zeros(len(starts), np.bool_)
     search = _by_line(pattern).search
     position = 0
     while (found := search(text, position)) is not None:
-        row = int(np.searchsorted(starts, found.start(), "right")) - 1
+        row = bisect_right(starts, found.start()) - 1
         hits[row] = True
         if row + 1 == len(starts):
             break
-        position = int(starts[row + 1])
+        position = starts[row + 1]
     return hits
 
 
-def _joined(column: Packed) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], bytes]:
+def _joined(column: Packed) -> tuple[list[int], list[int], bytes]:
+    """Return where each row starts and ends in the bytes of all rows, and those bytes."""
     offsets = column.offsets.astype(np.int64)
     first, last = (int(offsets[0]), int(offsets[-1])) if len(offsets) else (0, 0)
-    offsets -= first
-    return offsets[:-1], offsets[1:], bytes(column.data[first:last])
+    bounds = (offsets - first).tolist()
+    return bounds[:-1], bounds[1:], bytes(column.data[first:last])

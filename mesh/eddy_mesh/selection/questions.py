@@ -208,6 +208,11 @@ def _in_range(column: Addresses, first: int, last: int) -> Mask:
     if column.is_v4:
         return _v4_in_range(column.values, max(first, V4_MAPPED), min(last, _V4_LAST))
     high, low = column.values[:, 0], column.values[:, 1]
+    size = last - first + 1
+    if size & (size - 1) == 0 and 0 < size < 1 << 128 and first % size == 0:
+        mask = (1 << 128) - size
+        upper = _masked(high, mask >> 64, first >> 64, ">u8")
+        return upper if mask & _LOW_HALF == 0 else upper & _masked(low, mask & _LOW_HALF, first & _LOW_HALF, ">u8")
     return _at_least(high, low, first) & ~_at_least(high, low, last + 1)
 
 
@@ -217,14 +222,19 @@ def _v4_in_range(values: npt.NDArray[np.unsignedinteger], first: int, last: int)
     if first == V4_MAPPED and last == _V4_LAST:
         return True
     size = last - first + 1
-    if size & (size - 1) == 0 and first % size == 0 and values.flags.c_contiguous:
-        # One network: compare in network order, which spares turning the bytes of every address.
-        mask = np.array(0xFFFF_FFFF ^ (size - 1), ">u4").view("<u4")
-        wanted = np.array(first & 0xFFFF_FFFF, ">u4").view("<u4")
-        held = values.view("<u4")
-        return compare_arrays(Operator.EQ, held if size == 1 else held & mask, wanted)
+    if size & (size - 1) == 0 and first % size == 0:
+        return _masked(values, 0xFFFF_FFFF ^ (size - 1), first & 0xFFFF_FFFF, ">u4")
     native = values.astype(np.uint32)
     return (native >= first & 0xFFFF_FFFF) & (native <= last & 0xFFFF_FFFF)
+
+
+def _masked(held: npt.NDArray[np.unsignedinteger], mask: int, wanted: int, dtype: str) -> npt.NDArray[np.bool_]:
+    """Return where ``held & mask == wanted``, with the bytes as they lie: turning those of every address costs more."""
+    lying = dtype.replace(">", "<")
+    masks, values = np.array([mask, wanted], dtype).view(lying)
+    as_lies = held.view(lying)
+    everything = mask == (1 << 8 * held.dtype.itemsize) - 1
+    return compare_arrays(Operator.EQ, as_lies if everything else as_lies & masks, values)
 
 
 def _at_least(

@@ -6,6 +6,7 @@ here imports a database.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -146,7 +147,7 @@ def to_sql(plan: Plan, dialect: Dialect, table: str, columns: Columns) -> Query:
     return Query(text, parameters, builder.outputs(), plan.every_ns)
 
 
-class _Builder:
+class _Builder(ABC):
     """What both shapes of statement share."""
 
     def __init__(self, plan: Plan, dialect: Dialect, columns: Columns) -> None:
@@ -154,11 +155,13 @@ class _Builder:
         self._dialect = dialect
         self._columns = columns
 
+    @abstractmethod
     def query(self, table: str) -> Sql:
-        raise NotImplementedError
+        """Return the whole statement."""
 
+    @abstractmethod
     def outputs(self) -> tuple[Output, ...]:
-        raise NotImplementedError
+        """Return what the columns of the result are."""
 
     def _place(self, operand: Operand) -> Place:
         return place(self._dialect, self._columns, operand)

@@ -70,8 +70,11 @@ def any_text(value: Value) -> str | None:
     return None if value is None or (isinstance(value, float) and isnan(value)) else _json(value)
 
 
-def _json(value: Value) -> str:
-    return msgspec.json.encode(value).decode()
+def _json(value: Value) -> str | None:
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, RecursionError):  # what msgpack from outside can hold and JSON can not
+        return None
 
 
 def _double(value: Value) -> float | None:

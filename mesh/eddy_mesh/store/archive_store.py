@@ -59,6 +59,7 @@ class ArchiveStore:
         Raises:
             StoreError: the folder is in use, can not be written, or was written by a newer version.
         """
+        path = path.resolve()
         self.config = config
         self.recovered = 0
         self._lock = Lock()  # held for memory and small writes only

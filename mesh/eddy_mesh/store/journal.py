@@ -108,15 +108,14 @@ class Journal:
         Raises:
             StoreError: no room or no disk; nothing of ``batches`` was taken.
         """
+        if self._unsynced_bytes > _MAX_UNSYNCED_BYTES:
+            self.sync()
         payloads = [_payload(batch) for batch in batches]
         with self._write_lock:
             self._write_again()
             self._write(payloads)
             self._unsynced += payloads
             self._unsynced_bytes += sum(map(len, payloads))
-            due = self._unsynced_bytes > _MAX_UNSYNCED_BYTES
-        if due:
-            self.sync()
 
     def sync(self) -> None:
         """Return when everything appended before the call is on disk.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from eddy_mesh.batch import EXTRA, Batch, Kind, Producer
 from eddy_mesh.cer import Value
 from eddy_mesh.columnize import column_of
-from eddy_mesh.columns import Addresses, Column, Constant, Ids, Nulls, Numbers, nulls_of
+from eddy_mesh.columns import V4_MAPPED, Addresses, Column, Constant, Ids, Nulls, Numbers, nulls_of
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.store.extra import decode_extra
 from eddy_mesh.store.tables import HIGH, LOW
@@ -86,7 +86,7 @@ def _halves(high: Array | list[Value], low: Array | list[Value], field_type: Fie
     if field_type is not FieldType.ADDRESS:
         return Ids(highs.astype(np.uint64), lows.astype(np.uint64), nulls)
     if nulls is not None:
-        lows = np.where(nulls, np.uint64(0xFFFF_0000_0000), lows)
+        lows = np.where(nulls, np.uint64(V4_MAPPED), lows)
         highs = np.where(nulls, np.uint64(0), highs)
     if not highs.any() and bool((lows >> np.uint64(32) == np.uint64(0xFFFF)).all()):  # type: ignore[operator]
         return Addresses(lows.astype(np.uint32).astype(">u4"), nulls)

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from eddy_mesh.batch import EXTRA, Batch
-from eddy_mesh.cer import VERSION, EventId, Value
+from eddy_mesh.cer import VERSION, EventId, Stage, Value
 from eddy_mesh.columns import Ids
 from eddy_mesh.fields import FieldType, type_of
-from eddy_mesh.rows import flat_row
+from eddy_mesh.rows import flat_row, flat_rows
 from eddy_mesh.selection.evaluate import Matcher, matcher
 from eddy_mesh.selection.plan import Item, Operand, Plan, needed_fields
-from eddy_mesh.selection.prefilter import matches_kind
+from eddy_mesh.selection.prefilter import matches_kind, source_matches
 from eddy_mesh.selection.project import project
 from eddy_mesh.selection.sql import DUCKDB, Form, Output, Stored, to_sql
 from eddy_mesh.store.catalogue import SealedFile
 from eddy_mesh.store.gather import ORIGIN
-from eddy_mesh.store.listing import listed_rows
 from eddy_mesh.store.restore import fetch_arrays, restore
 from eddy_mesh.store.sealed import SealedFiles
 from eddy_mesh.store.tables import HIGH, LOW, quoted, table_of
@@ -72,7 +71,7 @@ def select(plan: Plan, connection: DuckDBPyConnection, content: Content) -> Iter
         duckdb.Error: a file can not be read.
     """
     for chunk in _chunks(content.files):
-        found = _read(plan, connection, content.sealed.relation(chunk), chunk[0])
+        found = _read(plan, connection, content.sealed.relation(chunk), chunk)
         if found.count:
             yield project(plan, found)
     match = matcher(plan)
@@ -98,7 +97,7 @@ def _chunks(files: Iterable[SealedFile]) -> Iterator[list[SealedFile]]:
         yield chunk
 
 
-def _read(plan: Plan, connection: DuckDBPyConnection, relation: str, file: SealedFile) -> Batch:
+def _read(plan: Plan, connection: DuckDBPyConnection, relation: str, files: Sequence[SealedFile]) -> Batch:
     """Return the events of files of one kind that a plan selects, with the columns that its projection needs."""
     with connection.cursor() as cursor:
         names = _names(cursor, relation)
@@ -109,11 +108,12 @@ def _read(plan: Plan, connection: DuckDBPyConnection, relation: str, file: Seale
         columns = _columns(names)
         wanted = [name for name in columns if not plan.items or name in needed_fields(plan) | {"id", EXTRA}]
         items = tuple(Item(_operand(name, is_id=name in single), name) for name in wanted if name != ORIGIN)
-        query = to_sql(replace(plan, items=items), DUCKDB, relation, columns)
+        query = to_sql(replace(_unchecked(plan, files), items=items), DUCKDB, relation, columns)
         cursor.execute(query.sql, query.parameters)
         held = [name for output in query.outputs for name in _stored_names(output)]
-        batch = restore(fetch_arrays(cursor, held), file.name.partition.kind)
-    return replace(batch, origin=file.summary.origins[0]) if file.summary.origins else batch
+        batch = restore(fetch_arrays(cursor, held), files[0].name.partition.kind)
+    origins = files[0].summary.origins
+    return replace(batch, origin=origins[0]) if origins else batch
 
 
 def _names(cursor: DuckDBPyConnection, relation: str) -> list[str]:
@@ -158,6 +158,26 @@ def _matching(plan: Plan, match: Matcher, batch: Batch) -> Batch:
     return batch.filter(match(batch))
 
 
+def _unchecked(plan: Plan, files: Sequence[SealedFile]) -> Plan:
+    """Return a plan that does not look at kind and origin, where every event of ``files`` has one that FROM selects.
+
+    Comparing three texts for each row costs as much as the rest of a usual statement.
+    """
+    sure = all(_is_selected(plan, file) for file in files)
+    return replace(plan, sources=(), every_stage=True) if sure else plan
+
+
+def _is_selected(plan: Plan, file: SealedFile) -> bool:
+    kind, origins = file.name.partition.kind, file.summary.origins
+    if not plan.every_stage and kind.stage is Stage.RAW:
+        return False
+    if not plan.sources:
+        return True
+    return origins is not None and all(
+        any(source_matches(pattern, kind, origin) for pattern in plan.sources) for origin in origins
+    )
+
+
 # --- groups and order --------------------------------------------------------------------------------------------
 
 
@@ -175,7 +195,8 @@ def answer(plan: Plan, connection: DuckDBPyConnection, content: Content) -> list
             tables.append(table.select(f"held{number}"))
         relation = f"({' UNION ALL BY NAME '.join(tables) or _NO_EVENTS}) AS events"
         relation = _with_lists(_names(cursor, relation), relation)
-        query = to_sql(plan, DUCKDB, relation, _columns(_names(cursor, relation)))
+        asked = plan if content.held else _unchecked(plan, content.files)
+        query = to_sql(asked, DUCKDB, relation, _columns(_names(cursor, relation)))
         cursor.execute(query.sql, query.parameters)
         found = query.rows(cursor.fetchall())
     if plan.is_aggregate:
@@ -207,7 +228,7 @@ def _with_lists(names: Sequence[str], relation: str) -> str:
 def rows(batch: Batch, plan: Plan) -> Iterator[dict[str, Value]]:
     """Yield the events of a projected batch as rows, each with the names that the projection gives."""
     names = {item.name for item in plan.items}
-    for row in listed_rows(batch):
+    for row in flat_rows(batch):
         yield {name: value for name, value in row.items() if name in names} if names else row
 
 

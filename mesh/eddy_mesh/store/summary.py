@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from eddy_mesh.batch import Batch
 from eddy_mesh.cer import DESCRIPTORS, Value
-from eddy_mesh.columns import Addresses, Column, Constant, Ids, Numbers, Text, Words, address_halves
+from eddy_mesh.columns import V4_MAPPED, Addresses, Column, Constant, Ids, Numbers, Text, Words, address_halves
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.selection.plan import Among, And, Comparison, Condition, Literal, Operand, Operator, Or
 
@@ -108,7 +108,7 @@ def _may_compare(summary: Summary, operand: Operand, operator: Operator, values:
         return False
     limits = summary.ranges.get(name)
     if limits is not None:
-        return any(isinstance(value, int) and _may_lie(limits, operator, value) for value in values)
+        return any(not isinstance(value, int) or _may_lie(limits, operator, value) for value in values)
     marks = summary.marks.get(name)
     if marks is None or operator is not Operator.EQ:
         return True
@@ -173,7 +173,8 @@ def _hashes(column: Column, field_type: FieldType) -> npt.NDArray[np.uint64] | N
     if isinstance(column, Addresses) and field_type is FieldType.ADDRESS:
         values = column.values if column.nulls is None else column.values[~column.nulls]
         wide = values if column.is_v4 else values[:, 1]
-        low = wide.astype(np.uint64) + np.uint64(0xFFFF_0000_0000 if column.is_v4 else 0)
+        low = wide.astype(np.uint64)
+        low += np.uint64(V4_MAPPED if column.is_v4 else 0)
         return _places(np.zeros(1, np.uint64) if column.is_v4 else values[:, 0].astype(np.uint64), low)
     texts: list[Value] = list(_texts(column)) if field_type is FieldType.TEXT else []
     if isinstance(column, Text) and field_type is FieldType.TEXT and len(column) <= _MAX_TEXTS:
@@ -188,8 +189,14 @@ def _hashes(column: Column, field_type: FieldType) -> npt.NDArray[np.uint64] | N
 
 
 def _places(high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return the upper bits of a multiplicative hash (Knuth, The Art of Computer Programming 3, section 6.4)."""
-    return (high * _ODD ^ low) * _ODD >> np.uint64(64 - _BITS)
+    """Return the upper bits of a multiplicative hash, in the place of ``low``.
+
+    Source: Knuth, The Art of Computer Programming 3, section 6.4.
+    """
+    low ^= high * _ODD
+    low *= _ODD
+    low >>= np.uint64(64 - _BITS)
+    return low
 
 
 def _text_place(text: str) -> int:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from eddy_mesh.batch import EXTRA, Batch
 from eddy_mesh.cer import Value
 from eddy_mesh.columns import (
+    V4_MAPPED,
     Addresses,
     Bytes,
     Column,
@@ -38,7 +39,7 @@ from eddy_mesh.columns import (
 )
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.store.extra import Objects, encode_extra
-from eddy_mesh.store.gather import EXACT_FLOAT
+from eddy_mesh.uniform import EXACT_FLOAT
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -157,7 +158,7 @@ def _add_address(table: Table, name: str, column: Addresses) -> bool:
     if not column.is_v4:
         return _add_halves(table, name, column.values[:, 0], column.values[:, 1], column.nulls)
     low = column.values.astype(np.uint64)
-    low += np.uint64(0xFFFF_0000_0000)
+    low += np.uint64(V4_MAPPED)
     table.arrays[name + LOW] = _masked(low, column.nulls)
     if column.nulls is None:
         table.constants[name + HIGH] = "0::UBIGINT"
@@ -241,7 +242,7 @@ def _objects(values: list[str] | list[bytes], nulls: Nulls) -> Objects:
 
 def _with_none(objects: Objects, nulls: Nulls) -> Objects:
     if nulls is not None:
-        objects[nulls] = None  # type: ignore[call-overload]  # numpy's types know no None in an object array
+        objects[nulls] = None
     return objects
 
 

@@ -17,7 +17,7 @@ from eddy_mesh.columns import Column, Constant, Index, Packed, nulls_of
 from eddy_mesh.concatenate import concatenate
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.rows import column_for
-from eddy_mesh.store.gather import spread, uniform
+from eddy_mesh.uniform import spread, uniform
 
 _OPEN = frozenset({FieldType.ANY, FieldType.LIST})
 
@@ -92,6 +92,6 @@ def _merged(held: Column, present: Column, rows: Index, name: str) -> Column:
     index[rows[free]] = len(held) + free
     both = [
         Constant(None, len(column)) if one is None else one
-        for column, one in zip((held, present), uniform([held, present], name), strict=True)
+        for column, one in zip((held, present), uniform([held, present], type_of(name)), strict=True)
     ]
     return concatenate(both, type_of(name)).take(index)

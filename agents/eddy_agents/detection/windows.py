@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from eddy_mesh.agent import Draft, draft_of
 from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage, Value
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+"""A limit or a length in a detector's configuration."""
 
 NOTICE = Kind(Stage.COOKED, EventClass.DERIVED, "mesh.notice")
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.windows import mixed
+from eddy_agents.detection.windows import mixed
 from eddy_mesh.batch import EXTRA, Batch
 from eddy_mesh.cer import Value
 from eddy_mesh.columns import Addresses, Column, Constant, Index, Maps, Numbers, address_halves, nulls_of
@@ -45,7 +45,7 @@ FIELDS: Final = (
 )
 """What `contacts_of` looks at."""
 
-_FROM: Final = "FROM network.netflow.*, network.packet WHERE destination.ip IS NOT NULL"
+_FROM: Final = "FROM network.netflow.*, network.packet WHERE stage = 'cooked' AND destination.ip IS NOT NULL"
 INPUT: Final = f"SELECT {', '.join(FIELDS)} {_FROM}"
 """Statement for the events that `contacts_of` understands."""
 

@@ -1,0 +1,3 @@
+"""What detectors share: how they read flows and packets, and how they remember within limits."""
+
+from __future__ import annotations

@@ -1,0 +1,90 @@
+"""``eddy-agent check``: every mistake in a configuration file at once.
+
+What may live here: putting together what the checkers of the file, of the servers and of each agent find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import rich_click as click
+
+from eddy_mesh.config import AgentConfig, HostConfig, NatsConfig, mistakes_in, parse_toml
+from eddy_mesh.discovery import PARTS, Blueprint, blueprint
+from eddy_mesh.errors import ConfigError
+from eddy_mesh.nats_servers import parse_servers
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+@click.command(name="check", context_settings=CONTEXT)
+@click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
+def check(config: Path) -> None:
+    """Name every mistake in a configuration file.
+
+    Each line has the file, the key, what is wrong, and the nearest right name. Statements and the settings of sources,
+    cookings and detectors are looked at too, and the files that these name. Nothing is started, no server is asked.
+    """
+    mistakes = mistakes_in_file(config)
+    if mistakes:
+        raise ConfigError(mistakes)
+    agents = len(_tables(parse_toml(config.read_text("utf-8"), str(config)).get("agents")))
+    click.echo(f"{config}: ok, {agents} agent{'' if agents == 1 else 's'}")
+
+
+def mistakes_in_file(path: Path) -> list[str]:
+    """Return a line for each mistake in a configuration file; none where it can be used."""
+    try:
+        table = parse_toml(path.read_text("utf-8"), str(path))
+    except ConfigError as error:
+        return error.mistakes
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return [f"{path}: can not be read: {reason}"]
+    mistakes = mistakes_in(table, HostConfig, str(path)) + _server_mistakes(table.get("nats"), str(path))
+    for name, agent in _tables(table.get("agents")).items():
+        mistakes += _agent_mistakes(agent, f"{path}: agents.{name}")
+    return mistakes
+
+
+def _tables(value: object) -> dict[str, Mapping[str, object]]:
+    """Return the members that are tables; what is wrong with the others was told before."""
+    if not isinstance(value, dict):
+        return {}
+    return {name: member for name, member in value.items() if isinstance(member, dict)}
+
+
+def _server_mistakes(nats: object, file: str) -> list[str]:
+    if not isinstance(nats, dict) or "servers" not in nats or mistakes_in({"servers": nats["servers"]}, NatsConfig, ""):
+        return []
+    try:
+        parse_servers(nats["servers"])
+    except ConfigError as error:
+        return [f"{file}: nats.{line}" for line in error.mistakes]
+    return []
+
+
+def _agent_mistakes(table: Mapping[str, object], place: str) -> list[str]:
+    """Return what is wrong with an agent beside the form of its table; keys of a wrong form are passed over."""
+    usable = {key: value for key, value in table.items() if not mistakes_in({"type": "", key: value}, AgentConfig, "")}
+    if "type" not in usable:
+        return []
+    agent = msgspec.convert(usable, AgentConfig)
+    part = PARTS.get(agent.type)
+    if part and part.key in table and part.key not in usable:
+        return []
+    try:
+        return _building_mistakes(blueprint(agent, place), place)
+    except ConfigError as error:
+        return error.mistakes
+
+
+def _building_mistakes(plan: Blueprint, place: str) -> list[str]:
+    """Return what only the agent itself finds wrong with its settings, such as a time zone that there is not."""
+    try:
+        plan.build()
+    except ConfigError as error:
+        return [f"{place}.config: {line}" for line in error.mistakes]
+    return []

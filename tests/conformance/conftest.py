@@ -1,0 +1,69 @@
+"""What the conformance suite is run on: every agent type, source, cooking and detector that discovery finds.
+
+A test that asks for ``every``, ``configured``, ``agent_type``, ``agent``, ``source``, ``cooking`` or ``detector`` gets
+the module of one of them, and runs once for each. They are loaded one by one: a broken one fails its own tests only.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+from eddy_mesh import discovery
+
+
+class Found(NamedTuple):
+    """One of them.
+
+    Attributes:
+        agent_type: ``normalizer``, ``archive`` ...
+        part: name of the source, cooking or detector; "" for the agent type itself.
+    """
+
+    agent_type: str
+    part: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.agent_type}-{self.part}" if self.part else self.agent_type
+
+
+def _parts(*agent_types: str) -> list[Found]:
+    return [Found(agent_type, name) for agent_type in agent_types for name in discovery.part_names(agent_type)]
+
+
+TYPES = [Found(name) for name in discovery.agent_types()]
+AGENTS = [found for found in TYPES if found.agent_type not in discovery.PARTS]
+"""Agent types that do their work themselves, without a part that the configuration names."""
+ASKED = {
+    "every": [*TYPES, *_parts(*discovery.PARTS)],
+    "configured": [*AGENTS, *_parts(*discovery.PARTS)],
+    "agent_type": TYPES,
+    "agent": AGENTS,
+    "source": _parts("normalizer"),
+    "cooking": _parts("transformer"),
+    "detector": _parts("analysis"),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test once for each of what it asks for."""
+    for name in ASKED.keys() & set(metafunc.fixturenames):
+        metafunc.parametrize(name, ASKED[name], ids=str, indirect=True)
+
+
+def _loaded(request: pytest.FixtureRequest) -> ModuleType:
+    found: Found = request.param
+    if found.part:
+        return discovery.part_module(found.agent_type, found.part)
+    return discovery.type_module(found.agent_type)
+
+
+every = pytest.fixture(_loaded)
+configured = pytest.fixture(_loaded)
+agent_type = pytest.fixture(_loaded)
+agent = pytest.fixture(_loaded)
+source = pytest.fixture(_loaded)
+cooking = pytest.fixture(_loaded)
+detector = pytest.fixture(_loaded)

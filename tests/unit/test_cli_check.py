@@ -1,0 +1,96 @@
+"""Every mistake in a configuration file is named at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from eddy_mesh.cli.agent import main
+from eddy_mesh.cli.checking import mistakes_in_file
+
+MISTAKEN = """
+nmae = "x"
+[nats]
+servers = ["htp://a:1"]
+[agents.a]
+type = "normaliser"
+[agents.b]
+type = "normalizer"
+source = "netflw"
+[agents.c]
+type = "transformer"
+cooking = "syslog"
+subcribe = ["x"]
+subscribe = ["SELECT * WHERE source.pi = '192.0.2.1'"]
+config = { timezon = "UTC" }
+[agents.d]
+type = "transformer"
+cooking = "syslog"
+mailbox_events = "many"
+config = { timezone = "Mars/Olympus" }
+"""
+EXPECTED = (
+    ("", "did you mean name?"),
+    (" nats.servers", "write nats://HOST:PORT"),
+    (" agents.a", "did you mean normalizer?"),
+    (" agents.b", "did you mean netflow?"),
+    (" agents.c", "did you mean subscribe?"),
+    (" agents.c.subscribe", "did you mean source.ip?"),
+    (" agents.c.config", "did you mean timezone?"),
+    (" agents.d: mailbox_events", "expected int"),
+    (" agents.d.config", "IANA name"),
+)
+
+
+def check(path: Path) -> Result:
+    """The result of the command."""
+    return CliRunner().invoke(main, ["check", str(path)])
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    """Each has a line of its own with file, key, and the nearest right name; none hides another."""
+    path = tmp_path / "edge.toml"
+    path.write_text(MISTAKEN)
+    mistakes = mistakes_in_file(path)
+    assert len(mistakes) == len(EXPECTED)
+    for place, hint in EXPECTED:
+        assert [line for line in mistakes if line.startswith(f"{path}:{place}") and hint in line], (place, mistakes)
+
+
+def test_the_command_refuses_a_mistaken_file(tmp_path: Path) -> None:
+    """Mistakes go to standard error, with status 2."""
+    path = tmp_path / "edge.toml"
+    path.write_text(MISTAKEN)
+    result = check(path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert all(hint in result.stderr for _, hint in EXPECTED)
+
+
+def test_a_right_file_is_ok(tmp_path: Path) -> None:
+    """One line says so, with the number of agents."""
+    path = tmp_path / "edge.toml"
+    path.write_text('[agents.s]\ntype = "normalizer"\nsource = "syslog"\n')
+    result = check(path)
+    assert (result.exit_code, result.stdout) == (0, f"{path}: ok, 1 agent\n")
+
+
+def test_files_that_can_not_be_read_or_are_no_toml(tmp_path: Path) -> None:
+    """A missing file, wrong bytes and wrong syntax are one line each."""
+    broken, latin = tmp_path / "broken.toml", tmp_path / "latin.toml"
+    broken.write_text("a = = 1")
+    latin.write_bytes(b"# \xe9")
+    for path, said in ((tmp_path / "none.toml", "No such file"), (broken, "line 1"), (latin, "utf-8")):
+        (mistake,) = mistakes_in_file(path)
+        assert mistake.startswith(f"{path}: ")
+        assert said in mistake
+
+
+def test_tables_of_a_wrong_form(tmp_path: Path) -> None:
+    """Agents that are no tables, or have no type, are named and crash nothing."""
+    path = tmp_path / "odd.toml"
+    path.write_text('nats = 1\nagents = { a = 1, b = {}, c = { type = 5 }, d = { type = "normalizer", source = 1 } }\n')
+    mistakes = mistakes_in_file(path)
+    assert len(mistakes) == 5
+    path.write_text("agents = 3\n")
+    assert len(mistakes_in_file(path)) == 1

@@ -1,0 +1,122 @@
+"""Text on its way to a terminal: safe, in units, in columns."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+
+from eddy_mesh.cli.output import (
+    Cell,
+    Column,
+    Table,
+    chosen,
+    duration_text,
+    fitted,
+    json_line,
+    octets_text,
+    printable,
+    rate_text,
+    table_text,
+    time_of_day,
+)
+
+DAY_NS = 86_400_000_000_000
+
+
+@pytest.mark.parametrize("bad", ["\x1b[31m", "\x9b31m", "\r", "\u202e", "\x00", "\n", "\x7f"])
+def test_control_characters_do_not_reach_the_terminal(bad: str) -> None:
+    """No sequence from outside can command the terminal."""
+    shown = printable(f"a{bad}b")
+    assert shown.startswith("a\\")
+    assert shown.endswith("b")
+    assert shown.isascii()
+
+
+def test_tabs_are_spaces_and_other_text_is_kept() -> None:
+    """What people can read stays as it is."""
+    assert printable("größe\t→ 世界") == "größe → 世界"
+
+
+def test_json_lines_hold_no_c1_characters() -> None:
+    """A line of JSON on a terminal says the same without characters that command it."""
+    assert json_line('{"a":"\x9b31m\x7f"}'.encode()) == b'{"a":"\\u009b31m\\u007f"}'
+    assert json_line('{"a":"ü"}'.encode()) == '{"a":"ü"}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("duration_ns", "text"),
+    [
+        (12, "12 ns"),
+        (1_500, "1.5 us"),
+        (1_250_000_000, "1.25 s"),
+        (252_000_000_000, "4m 12s"),
+        (3 * DAY_NS + 7_200_000_000_000, "3d 2h"),
+        (0, "0 ns"),
+    ],
+)
+def test_durations_are_said_in_the_nearest_unit(duration_ns: int, text: str) -> None:
+    """A duration has about three digits and its unit."""
+    assert duration_text(duration_ns) == text
+
+
+@pytest.mark.parametrize(("octets", "text"), [(0, "0 B"), (999, "999 B"), (123456, "123 kB"), (5_000_000_000, "5 GB")])
+def test_sizes_are_said_in_decimal_units(octets: int, text: str) -> None:
+    """A size has about three digits and its unit."""
+    assert octets_text(octets) == text
+
+
+@pytest.mark.parametrize(("rate", "text"), [(0, "0"), (0.25, "0.2"), (9.94, "9.9"), (12345.6, "12,346")])
+def test_rates_show_whether_anything_moves(rate: float, text: str) -> None:
+    """Small rates keep a digit, large ones are whole, nothing is 0."""
+    assert rate_text(rate) == text
+
+
+def test_times_have_the_day_only_where_it_is_another() -> None:
+    """A time of today is the clock to the ms, one of another day has the date."""
+    now_ns = 1_795_295_801_878_150_278
+    assert len(time_of_day(now_ns, now_ns)) == len("21:16:41.878")
+    assert len(time_of_day(now_ns - 3 * DAY_NS, now_ns)) == len("2026-11-18 21:16:41.878")
+    assert time_of_day(10**30, now_ns).startswith("@")
+
+
+def test_a_line_that_is_too_long_takes_from_the_last_column_first() -> None:
+    """The last column gives until it has its least width, then the widest do, down to a least width too."""
+    assert fitted([10, 20, 200], 80) == [10, 20, 46]
+    assert sum(fitted([60, 60, 200], 100)) + 4 == 100
+    assert fitted([60, 60, 200], 0) == [60, 60, 200]
+    assert fitted([60, 60], 1) == [8, 8]
+
+
+def test_spare_columns_are_left_out_of_short_lines() -> None:
+    """The last spare column goes first, the others stay as long as they fit; a line without end shows all."""
+    columns = [Column("a"), Column("b", spare=True), Column("c"), Column("d", spare=True)]
+    assert chosen(columns, [10, 10, 10, 10], 46) == [0, 1, 2, 3]
+    assert chosen(columns, [10, 10, 10, 10], 45) == [0, 1, 2]
+    assert chosen(columns, [10, 10, 10, 10], 5) == [0, 2]
+    assert chosen(columns, [10, 10, 10, 10], 0) == [0, 1, 2, 3]
+
+
+def test_columns_keep_their_place_and_numbers_end_together() -> None:
+    """Texts start and numbers end at the same place in each row, whatever came first."""
+    columns = [Column("name"), Column("count", right=True), Column("what")]
+    rows = [[Cell("a"), Cell("1"), Cell("x")], [Cell("longer"), Cell("1,000"), Cell("y\x1b")]]
+    assert table_text(columns, rows, colour=False).splitlines() == [
+        "name    count  what",
+        "a           1  x",
+        "longer  1,000  y\\x1b",
+    ]
+
+
+def test_a_table_of_nothing_is_nothing() -> None:
+    """Without rows there is no heading either."""
+    assert table_text([Column("name")], [], colour=True) == ""
+
+
+def test_colours_are_written_only_where_wanted() -> None:
+    """The same row with and without colours has the same text."""
+    plain, coloured = StringIO(), StringIO()
+    for out, colour in ((plain, False), (coloured, True)):
+        Table([Column("level")], out, colour=colour).add([Cell("error", "bad")])
+    assert plain.getvalue() == "level\nerror\n"
+    assert "\x1b[31merror\x1b[0m" in coloured.getvalue()
