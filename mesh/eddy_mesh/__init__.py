@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from eddy_mesh.version import __version__
+
 if TYPE_CHECKING:
     from eddy_mesh.api import Event, Mesh, connect
 
-__version__ = "0.1.0"
+
 __all__ = ["Event", "Mesh", "__version__", "connect"]
 
 

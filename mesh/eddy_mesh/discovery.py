@@ -6,10 +6,12 @@ the building of an agent from its configuration. Adding a part is adding one fil
 
 from __future__ import annotations
 
+import ast
 import inspect
-import re
+import textwrap
 from functools import cache
 from importlib import import_module, metadata
+from itertools import pairwise
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import NamedTuple
@@ -214,16 +216,21 @@ def default_toml(struct: type[msgspec.Struct], table: str) -> str:
     return "\n".join(lines)
 
 
-_FIELD = re.compile(r'^    (\w+): [^\n]*\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
-
-
 def _field_comments(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the text below each field of a struct and of the structs that it extends."""
     comments: dict[str, str] = {}
     for owner in reversed(struct.__mro__):
-        if owner is not struct and not (issubclass(owner, msgspec.Struct) and owner is not msgspec.Struct):
+        if owner is msgspec.Struct or not issubclass(owner, msgspec.Struct):
             continue
-        for name, text in _FIELD.findall(inspect.getsource(owner)):
-            comments[name] = inspect.cleandoc(text)
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(definition, ast.ClassDef)
+        for member, below in pairwise(definition.body):
+            if (
+                isinstance(member, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                comments[ast.unparse(member.target)] = inspect.cleandoc(str(below.value.value))
     return comments
 
 

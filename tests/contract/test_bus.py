@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from eddy_mesh.bus import (
-    BusState,
     Message,
     NoResponders,
-    OutboundFull,
     RequestTimeout,
 )
 from eddy_mesh.errors import BusError
@@ -294,58 +292,6 @@ async def test_gather_of_nobody_is_empty(bus: Bus) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- server away
-
-
-async def test_server_away_and_back(broker: Broker) -> None:
-    """A server that goes away and comes back: clients say so, and subscriptions, watches and consumers live again."""
-    one, two = await broker.connect(), await broker.connect()
-    states: list[BusState] = []
-    one.on_state(lambda state, _text: states.append(state))
-    inbox, seen = Inbox(), Seen()
-    await one.subscribe("flow", inbox)
-    bucket = await one.key_value("config")
-    await bucket.put("k", b"1")
-    await bucket.watch(seen)
-    assert await seen.take(2) == [("k", b"1"), None]
-    await stored(one, 1)
-    consumer = await one.consume("evidence", "archive")
-    await one.flush()
-
-    await broker.go_away()
-    assert not one.connected
-    with pytest.raises(BusError) as caught:
-        await one.flush(0.05)
-    assert caught.value.retryable
-    await broker.come_back()
-
-    await one.flush()  # raises when it is not connected
-    await two.publish("flow", b"alive")
-    assert (await inbox.next()).data == b"alive"
-    assert values(await consumer.fetch(1, 5)) == [1]
-    await (await two.key_value("config")).put("k", b"2")
-    assert await seen.take(1) == [("k", b"2")]
-    assert states == [BusState.DISCONNECTED, BusState.CONNECTED]
-    assert one.stats.reconnects == 1
-
-
-async def test_buffer_while_away_is_bounded_and_kept(broker: Broker) -> None:
-    """What is published while the server is away is sent when it is back; over the limit it is refused, not lost."""
-    bus = await broker.connect()
-    await stored(bus, 0)
-    await broker.go_away()
-    publishes = (bus.publish("evidence.1", bytes(500_000)) for _ in range(50))
-    results = await asyncio.gather(*publishes, return_exceptions=True)
-    refused = [result for result in results if isinstance(result, OutboundFull)]
-    taken = len(results) - len(refused)
-    assert 10 < taken < 50
-    assert all(error.retryable for error in refused)
-    await broker.come_back()
-    await bus.flush()
-    consumer = await bus.consume("evidence", "archive")
-    sequences: list[int] = []
-    while len(sequences) < taken:
-        sequences += [message.sequence for message in await consumer.fetch(100, 5)]
-    assert sequences == list(range(1, taken + 1))
 
 
 async def test_drain_handles_what_waits(bus: Bus) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from eddy_agents.normalizers import host
-from eddy_agents.observation.netlink import SocketEnds
+from eddy_agents.observation.netlink import DiagReader, SocketEnds
 from eddy_agents.observation.psutil_reader import PsutilReader
 from eddy_agents.transformers.host import Config, Cooking
+from eddy_agents.wire.host_sockets import Action, Direction, SocketTable
 from eddy_mesh.agent import Draft
 from eddy_mesh.batch import Batch, Producer
 from eddy_mesh.cer import Value
@@ -140,6 +141,42 @@ async def test_what_the_kernel_drops_is_counted() -> None:
         assert 0 < taken < count
     finally:
         ends.close()
+
+
+async def test_listings_without_events_carry_the_counters() -> None:
+    """Where ends are not told, a listing has what a connection has carried, and its end says that."""
+    reader = DiagReader(has_ends=False)
+    table = SocketTable(reader.facts, 65_536)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            table.look(await reader.sockets(), 1)
+            with socket.create_connection(server.getsockname()) as client:
+                port = client.getsockname()[1]
+                accepted, _ = server.accept()
+                with accepted:
+                    client.sendall(b"x" * 1000)
+                    accepted.recv(1000, socket.MSG_WAITALL)
+                    opened = table.look(await reader.sockets(), 2)
+                    table.look(await reader.sockets(), 3)
+            closed = table.look(await reader.sockets(), 4)
+    finally:
+        reader.close()
+    mine = [change for change in opened if change.facts.local_port == port]
+    assert [(change.action, change.tracked.direction) for change in mine] == [(Action.OPENED, Direction.EGRESS)]
+    (end,) = [change for change in closed if change.facts.local_port == port]
+    assert end.action is Action.CLOSED
+    assert end.facts.traffic is not None
+    assert end.facts.traffic.sent_bytes == 1000
+
+
+@pytest.mark.parametrize("method", list(host.Method))
+async def test_a_stop_counts_what_a_full_edge_does_not_take(method: host.Method, outlet: MemoryOutlet) -> None:
+    """Stopped while nothing is taken, the source ends by itself and counts what it held."""
+    outlet.gate.clear()
+    async with running(host.Source(host.Config(method=method)), outlet):
+        await outlet.offered.wait()
+    assert not outlet.rows
+    assert outlet.losses["stopped"] > 0
 
 
 async def test_loopback_can_be_left_out(outlet: MemoryOutlet) -> None:

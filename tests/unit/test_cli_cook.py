@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +230,18 @@ def test_a_broken_gzip_file_is_told(tmp_path: Path) -> None:
     result = cook("file", path)
     assert result.exit_code == 1
     assert "unreadable" in result.stderr
+
+
+def test_lines_of_a_pipe_come_out_as_they_come() -> None:
+    """A line is cooked while the pipe is still open."""
+    code = "from eddy_mesh.cli.tool import main; main()"
+    command = [sys.executable, "-c", code, "cook", "syslog"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"first\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["message"] == "first"
+        said = process.communicate(timeout=20)[1]
+    assert said == b"eddy: cooked 1 event of 1 payload\n"
+    assert process.returncode == 0

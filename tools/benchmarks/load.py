@@ -1,6 +1,7 @@
 """Load: real input, sent at a steady rate by a process of its own.
 
-Run as ``python tools/benchmarks/load.py flows|lines PORT RATE SECONDS``; prints one JSON object with what was sent.
+Run as ``python load.py flows|replay|lines|stamped PORT RATE SECONDS [CAPTURE]``; prints one JSON object: events and
+datagrams or lines that were sent, seconds, processor seconds.
 """
 
 from __future__ import annotations
@@ -10,79 +11,138 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
 
 FLOWS_PER_DATAGRAM = 28
 FIELDS = ((8, 4), (12, 4), (15, 4), (10, 4), (14, 4), (2, 4), (1, 4), (22, 4), (21, 4), (7, 2), (11, 2), (6, 1), (4, 1), (5, 1))
-"""IANA elements of the template that softflowd and Cisco routers send for IPv4, with their lengths."""
+"""IANA elements of the template that softflowd and Cisco routers send for IPv4, with their lengths."""  # fmt: skip
+RECORD = np.dtype([(str(element), f">u{length}") for element, length in FIELDS])
+SERVICES = np.array([443, 443, 443, 443, 80, 53, 53, 53, 123, 25, 22, 993, 3389, 8080], np.uint16)
+UPTIME_MS = 3_600_000
+VARIANTS = 8192
+"""Different datagrams; after 229,376 flows they come again."""
+TEMPLATE_EVERY = 20_000
+AT_ONCE = 256
+CHUNK_LINES = 2000
 
-RECORD = struct.Struct(">IIIIIIIIIHHBBB")
-VARIANTS = 512
+
+# --- NetFlow v9 --------------------------------------------------------------------------------------------------
 
 
-def template(sequence: int, now_s: int) -> bytes:
+def template() -> bytes:
     """Return a NetFlow v9 datagram with the template."""
     body = struct.pack(">HH", 300, len(FIELDS)) + b"".join(struct.pack(">HH", *field) for field in FIELDS)
-    return _header(1, sequence, now_s) + struct.pack(">HH", 0, len(body) + 4) + body
+    return _header(1) + struct.pack(">HH", 0, len(body) + 4) + body
 
 
-def _header(count: int, sequence: int, now_s: int) -> bytes:
-    return struct.pack(">HHIIII", 9, count, 3_600_000, now_s, sequence, 7)
+def _header(count: int) -> bytes:
+    return struct.pack(">HHIIII", 9, count, UPTIME_MS, 0, 0, 7)
 
 
-def datagrams(now_s: int) -> list[bytearray]:
-    """Return data datagrams of web, DNS, mail and login flows between many hosts; their sequence number is at 12."""
-    state = 12345
-    made = []
-    for _ in range(VARIANTS):
-        records = []
-        for _ in range(FLOWS_PER_DATAGRAM):
-            state = (state * 1103515245 + 12345) & 0x7FFFFFFF
-            port = (443, 443, 443, 80, 53, 53, 22, 25, 993, 123)[state % 10]
-            protocol = 17 if port in {53, 123} else 6
-            packets = 1 + (state >> 7) % (3 if protocol == 17 else 60)
-            start = 3_500_000 + (state >> 3) % 90_000
-            source = 0x0A000000 | (state >> 5) % 40_000
-            destination = 0xC0000200 | (state >> 11) % 3_000
-            records.append(
-                RECORD.pack(
-                    source, destination, 0x0A0A0A01, 3, 5, packets, packets * (60 + (state >> 9) % 1200), start,
-                    start + (state >> 4) % 9_000, 32768 + (state >> 2) % 28_000, port, 0x1B if protocol == 6 else 0, protocol, 0,
-                )
-            )  # fmt: skip
-        body = b"".join(records)
-        padding = -len(body) % 4
-        flowset = struct.pack(">HH", 300, len(body) + 4 + padding) + body + bytes(padding)
-        made.append(bytearray(_header(FLOWS_PER_DATAGRAM, 0, now_s) + flowset))
+def records(count: int, seed: int = 1) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    """Return flow records as a campus border has them: few busy servers, many clients, most flows short."""
+    draw = np.random.default_rng(seed)
+    made = np.zeros(count, RECORD)
+    port = draw.choice(SERVICES, count)
+    is_udp = (port == 53) | (port == 123)
+    packets = np.minimum(1 + draw.lognormal(np.where(is_udp, 0.2, 2.3), 1.2), 1e6).astype(np.uint32)
+    duration_ms = np.minimum(draw.lognormal(5.5, 2.0, count), 300_000).astype(np.uint32)
+    end_ms = UPTIME_MS - draw.integers(0, 15_000, count).astype(np.uint32)
+    made["8"] = 0x0A000000 + np.minimum(draw.zipf(1.2, count), 40_000)
+    made["12"] = 0xC0000200 + np.minimum(draw.zipf(1.3, count), 3_000)
+    made["15"], made["10"], made["14"] = 0x0A0A0A01, draw.integers(1, 4, count), draw.integers(4, 6, count)
+    made["2"], made["1"] = packets, packets * draw.integers(60, 1260, count).astype(np.uint32)
+    made["22"], made["21"] = end_ms - duration_ms, end_ms
+    made["7"], made["11"] = draw.integers(32768, 61000, count), port
+    made["6"], made["4"] = np.where(is_udp, 0, 0x1B), np.where(is_udp, 17, 6)
     return made
 
 
-def send_flows(port: int, rate: float, seconds: float) -> dict[str, float]:
-    """Send flows at ``rate`` flows/s for ``seconds`` and return what was sent."""
+def datagrams(count: int = VARIANTS, seed: int = 1) -> list[bytearray]:
+    """Return data datagrams; `stamp` gives each its time and sequence number."""
+    packed = records(count * FLOWS_PER_DATAGRAM, seed).tobytes()
+    size = RECORD.itemsize * FLOWS_PER_DATAGRAM
+    padding = -size % 4
+    head = _header(FLOWS_PER_DATAGRAM) + struct.pack(">HH", 300, size + 4 + padding)
+    return [bytearray(head + packed[at : at + size] + bytes(padding)) for at in range(0, count * size, size)]
+
+
+def stamp(payload: bytearray, now_s: int, sequence: int) -> None:
+    """Write export time and sequence number (RFC 3954 section 5.1) into a datagram."""
+    struct.pack_into(">II", payload, 8, now_s, sequence & 0xFFFF_FFFF)
+
+
+def replayed(capture: Path) -> tuple[list[bytearray], list[int]]:
+    """Return the export datagrams of a capture and the flows in each, as cooked here."""
+    from eddy_agents.wire.pcap import read_pcap  # noqa: PLC0415  # only this needs it
+    from eddy_agents.wire.udp_payloads import udp_payloads  # noqa: PLC0415
+
+    payloads = [bytearray(found.payload) for found in udp_payloads(read_pcap(capture.read_bytes()))]
+    return payloads, cooked_counts(payloads)
+
+
+def cooked_counts(payloads: Sequence[bytes]) -> list[int]:
+    """Return the number of flows that each NetFlow v9 datagram gives, in order."""
+    from eddy_agents.transformers.netflow import Config, Cooking  # noqa: PLC0415  # only replays need it
+    from eddy_mesh.actor.numbering import Numbering  # noqa: PLC0415
+    from eddy_mesh.agent import Draft, draft_of  # noqa: PLC0415
+    from eddy_mesh.batch import Kind  # noqa: PLC0415
+    from eddy_mesh.cer import EventClass, Stage  # noqa: PLC0415
+
+    cooking, numbering = Cooking(Config()), Numbering("eddy/bench/in", "bench", 0)
+    kind = Kind(Stage.RAW, EventClass.NETWORK, "netflow")
+    counts: list[int] = []
+    for payload in payloads:
+        draft = draft_of(kind, [{"event.original": bytes(payload), "host_address": "192.0.2.1"}])
+        outputs = cooking.on_batch(numbering.number(draft, 0), 0).outputs
+        counts.append(sum(made.count for made in outputs if isinstance(made, Draft) and made.kind.type == "netflow.v9"))
+    return counts
+
+
+def send_flows(port: int, rate: float, seconds: float, capture: str = "") -> dict[str, float]:
+    """Send flows at ``rate`` flows/s for ``seconds`` and return what was sent.
+
+    Args:
+        port: UDP port on this host.
+        rate: flows/s.
+        seconds: how long.
+        capture: file with export datagrams to send again and again; "" for synthetic flows.
+    """
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sender.connect(("127.0.0.1", port))
-    now_s = int(time.time())
-    payloads = datagrams(now_s)
-    sender.send(template(0, now_s))
-    per_second = rate / FLOWS_PER_DATAGRAM
+    payloads, counts = replayed(Path(capture)) if capture else (datagrams(), [FLOWS_PER_DATAGRAM] * VARIANTS)
+    if not capture:
+        for row in range(0, VARIANTS, TEMPLATE_EVERY):
+            payloads.insert(row, bytearray(template()))
+            counts.insert(row, 0)
+    per_second = rate * len(counts) / sum(counts)
     sent = 0
+    before = time.process_time()
     began = time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
         due = int(elapsed * per_second) - sent
         if due <= 0:
             time.sleep(0.0005)
             continue
-        for _ in range(min(due, 256)):
-            payload = payloads[sent % VARIANTS]
-            struct.pack_into(">I", payload, 12, sent + 1)
+        now_s = int(time.time())
+        for number in range(sent, sent + min(due, AT_ONCE)):
+            payload = payloads[number % len(payloads)]
+            stamp(payload, now_s, number)
             sender.send(payload)
-            sent += 1
-        if sent % 20_000 < 256:
-            sender.send(template(sent, now_s))
-    return {"events": sent * FLOWS_PER_DATAGRAM, "seconds": time.perf_counter() - began}
+        sent += min(due, AT_ONCE)
+    rounds, rest = divmod(sent, len(counts))
+    events = rounds * sum(counts) + sum(counts[:rest])
+    return _told(events, sent, time.perf_counter() - began, time.process_time() - before)
+
+
+# --- syslog lines ------------------------------------------------------------------------------------------------
 
 
 def lines(count: int) -> list[bytes]:
-    """Return RFC 3164 lines as a Linux host writes them: sshd, sudo, cron, kernel and a daemon."""
+    """Return RFC 3164 lines as a Linux host writes them: sshd, sudo, cron, kernel and daemons."""
     texts = (
         "sshd[{n}]: Failed password for invalid user admin from 203.0.113.{b} port {p} ssh2",
         "sshd[{n}]: Accepted publickey for deploy from 198.51.100.{b} port {p} ssh2",
@@ -94,30 +154,58 @@ def lines(count: int) -> list[bytes]:
     )
     return [
         b"<38>Nov 21 10:%02d:%02d web%d " % (i // 60 % 60, i % 60, i % 4)
-        + texts[i % len(texts)].format(n=1000 + i % 9000, b=i % 250, p=1024 + i % 60000).encode()
+        + texts[i % len(texts)].format(n=1000 + i % 9000, b=i % 250, p=1024 + i * 7919 % 60000).encode()
         + b"\n"
         for i in range(count)
     ]
 
 
-def send_lines(port: int, rate: float, seconds: float) -> dict[str, float]:
-    """Send syslog lines over TCP at ``rate`` lines/s and return what was sent."""
+def send_lines(port: int, rate: float, seconds: float, _: str = "") -> dict[str, float]:
+    """Send syslog lines over TCP, at most ``rate`` lines/s (the receiver may hold it back), and return what was sent."""
     sender = socket.create_connection(("127.0.0.1", port))
-    chunk = lines(2000)
-    joined = b"".join(chunk)
+    chunks = [b"".join(lines(CHUNK_LINES * 20)[at : at + CHUNK_LINES]) for at in range(0, CHUNK_LINES * 20, CHUNK_LINES)]
     sent = 0
+    before = time.process_time()
     began = time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
-        if int(elapsed * rate) - sent < len(chunk):
+        if int(elapsed * rate) - sent < CHUNK_LINES:
             time.sleep(0.0005)
             continue
-        sender.sendall(joined)
-        sent += len(chunk)
+        sender.sendall(chunks[sent // CHUNK_LINES % len(chunks)])
+        sent += CHUNK_LINES
     sender.close()
-    return {"events": sent, "seconds": time.perf_counter() - began}
+    return _told(sent, sent, time.perf_counter() - began, time.process_time() - before)
 
+
+def send_stamped(port: int, rate: float, seconds: float, _: str = "") -> dict[str, float]:
+    """Send syslog lines over TCP as they fall due, each with the time at which it was made."""
+    sender = socket.create_connection(("127.0.0.1", port))
+    sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sent = 0
+    before = time.process_time()
+    began = time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        due = int(elapsed * rate) - sent
+        if due <= 0:
+            time.sleep(0.0002)
+            continue
+        line = f"<38>Nov 21 10:00:00 web1 bench[7]: t={time.time_ns()}\n".encode()
+        sender.sendall(line * due)
+        sent += due
+    sender.close()
+    return _told(sent, sent, time.perf_counter() - began, time.process_time() - before)
+
+
+def _told(events: int, sent: int, seconds: float, cpu_s: float) -> dict[str, float]:
+    return {"events": events, "sent": sent, "seconds": seconds, "cpu_s": cpu_s}
+
+
+SENDERS: dict[str, Callable[[int, float, float, str], dict[str, float]]] = {
+    "flows": send_flows,
+    "lines": send_lines,
+    "stamped": send_stamped,
+}
 
 if __name__ == "__main__":
-    _, what, where, how_fast, how_long = sys.argv
-    send = {"flows": send_flows, "lines": send_lines}[what]
-    print(json.dumps(send(int(where), float(how_fast), float(how_long))))
+    _, what, where, how_fast, how_long, *capture_file = sys.argv
+    print(json.dumps(SENDERS[what](int(where), float(how_fast), float(how_long), "".join(capture_file))))

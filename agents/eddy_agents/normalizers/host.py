@@ -1,7 +1,7 @@
 """What happens on this host: processes that start and end, TCP and UDP sockets that open and close, with their owners.
 
 Takes in: on Linux the process events of the proc connector and the listings and ends of inet_diag, where the host
-allows it (CAP_NET_ADMIN, the host's own namespaces), else looks at /proc at each interval; elsewhere psutil. Gives:
+allows it (its own namespaces, on older kernels CAP_NET_ADMIN), else looks at /proc at each interval; elsewhere psutil. Gives:
 ``event.raw.system.host.process`` and ``event.raw.network.host.connection``, each a JSON object with all that was read
 (`eddy_agents.wire.host_records`). What exists at the start is told first, as ``existing``.
 
@@ -29,8 +29,7 @@ import numpy as np
 
 from eddy_agents.observation.netlink import DRAIN_MESSAGES, DiagReader, ProcessEvents, SocketEnds
 from eddy_agents.observation.proc_reader import ProcReader
-from eddy_agents.observation.process_watch import ProcessWatch
-from eddy_agents.observation.psutil_reader import PsutilReader
+from eddy_agents.observation.process_watch import ProcessWatch, Reader
 from eddy_agents.wire import inet_diag, proc_connector
 from eddy_agents.wire.host_records import MEDIA_TYPE, ConnectionRecord, ProcessRecord, Provider
 from eddy_agents.wire.host_sockets import Action, Change, Seen, SocketFacts, SocketTable, Tracked
@@ -103,7 +102,7 @@ class Source:
         config = self._config
         if not config.processes and not config.connections:
             raise ConfigError(["processes, connections: both are false, nothing is left to observe: set one to true"])
-        reader = ProcReader(outlet.now_ns) if sys.platform == "linux" else PsutilReader(outlet.now_ns)
+        reader = _reader(outlet)
         processes, connections = _Outbox(outlet, OUTPUT), _Outbox(outlet, OUTPUT_CONNECTION)
         watch = ProcessWatch(reader, processes.put_process, outlet.now_ns)
         with ExitStack() as opened:
@@ -117,6 +116,31 @@ class Source:
                         group.create_task(_Connections(config, outlet, connections, watch, reader).follow(opened))
             except* (OSError, WireError, ConfigError) as failed:
                 raise _plain(failed.exceptions[0]) from failed
+
+
+class _SocketReader(Protocol):
+    """Lists sockets."""
+
+    @property
+    def provider(self) -> Provider: ...
+
+    async def sockets(self) -> list[Seen]: ...
+
+    def facts(self, seen: Seen) -> SocketFacts: ...
+
+
+class _HostReader(Reader, _SocketReader, Protocol):
+    """Reads both: `ProcReader`, or `PsutilReader` where there is no /proc."""
+
+    def search_owners(self, wanted: set[int], pids: Iterable[int], found: dict[int, int]) -> Iterator[None]: ...
+
+
+def _reader(outlet: Outlet) -> _HostReader:
+    if sys.platform == "linux":
+        return ProcReader(outlet.now_ns)
+    from eddy_agents.observation.psutil_reader import PsutilReader  # noqa: PLC0415  # Linux does not need psutil here
+
+    return PsutilReader(outlet.now_ns)
 
 
 class _Outbox:
@@ -218,7 +242,10 @@ class _Processes:
             opened.callback(events.close)
             await events.subscribe()
         except (OSError, WireError) as error:
-            return None, f"{_reason(error)}: the proc connector needs CAP_NET_ADMIN and the host's own namespaces"
+            return (
+                None,
+                f"{_reason(error)}: the proc connector needs the host's own namespaces and, before Linux 6.6, CAP_NET_ADMIN",
+            )
         return events, ""
 
     async def _look(self, checks: int, *, is_first: bool = False) -> None:
@@ -265,20 +292,11 @@ class _Processes:
 # --- connections -------------------------------------------------------------------------------------------------
 
 
-class _SocketReader(Protocol):
-    @property
-    def provider(self) -> Provider: ...
-
-    async def sockets(self) -> list[Seen]: ...
-
-    def facts(self, seen: Seen) -> SocketFacts: ...
-
-
 class _Connections:
     """Follows the TCP and UDP sockets of this host."""
 
     def __init__(
-        self, config: Config, outlet: Outlet, outbox: _Outbox, watch: ProcessWatch, reader: ProcReader | PsutilReader
+        self, config: Config, outlet: Outlet, outbox: _Outbox, watch: ProcessWatch, reader: _HostReader
     ) -> None:
         self._config = config
         self._outlet = outlet
@@ -313,7 +331,7 @@ class _Connections:
             self._ends = SocketEnds()
             opened.callback(self._ends.close)
         except OSError as error:
-            reason = f"{_reason(error)}: events of sockets that end need CAP_NET_ADMIN"
+            reason = f"{_reason(error)}: events of sockets that end need CAP_NET_ADMIN here"
         try:
             sockets = DiagReader(has_ends=self._ends is not None)
             opened.callback(sockets.close)

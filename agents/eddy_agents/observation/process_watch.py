@@ -137,7 +137,7 @@ class ProcessWatch:
         elif action is ProcessAction.EXIT:
             facts = self._known.pop(event.pid, None) or ProcessFacts(pid=event.pid)
         elif action is ProcessAction.EXEC:
-            facts = self._reader.process(event.pid) or self._of(event.pid)
+            facts = self._reader.process(event.pid) or self._unread(event.pid)
         else:
             facts = self._changed(event)
         if facts is None:
@@ -152,6 +152,10 @@ class ProcessWatch:
 
     def _of(self, pid: int) -> ProcessFacts:
         return self._known.get(pid) or self._reader.process(pid) or ProcessFacts(pid=pid)
+
+    def _unread(self, pid: int) -> ProcessFacts:
+        """Return a process that was gone before its new program could be read: the old one would be wrong."""
+        return replace(self._of(pid), name="", executable="", args=())
 
     def _forked(self, event: ProcEvent) -> ProcessFacts | None:
         """Return a new process: one file is read, the rest it has from its parent; None for one known already."""

@@ -333,4 +333,31 @@ EXAMPLES: tuple[Example, ...] = (
             {"event.action": "process_exited", "event.type": "end", "process.exit_code": 2},
         ),
     ),
+    Example(
+        given=(
+            (
+                b'{"provider":"inet_diag","action":"connection_closed","occurred_ns":1793697249000000000,'
+                b'"transport":"tcp","local_address":"192.0.2.1","local_port":22,"remote_address":"198.51.100.7",'
+                b'"remote_port":50022,"state":"closed","direction":"ingress","inode":77,"user_id":0,'
+                b'"user_name":"root","opened_ns":1793697247000000000,"sent_bytes":3100,"received_bytes":2400,'
+                b'"process":{"pid":812,"name":"sshd","cgroup":"/system.slice/ssh.service"}}'
+            ),
+        ),
+        expected=(
+            {
+                "event.action": "connection_closed",
+                "event.duration": 2000000000,
+                "source.ip": "198.51.100.7",
+                "source.port": 50022,
+                "source.bytes": 2400,
+                "destination.port": 22,
+                "destination.bytes": 3100,
+                "network.transport": "tcp",
+                "network.direction": "ingress",
+                "process.name": "sshd",
+                "service.name": "ssh.service",
+                "user.name": "root",
+            },
+        ),
+    ),
 )

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import rich_click as click
 
-from eddy_mesh import __version__
 from eddy_mesh.cli.group import Entry, QuietGroup
+from eddy_mesh.version import __version__
 
 COMMANDS = {
     "up": Entry("eddy_mesh.cli.launching:up_command", "Start everything on this machine, with no configuration."),

@@ -185,7 +185,8 @@ def _opened(name: str) -> Iterator[io.BufferedReader]:
     """Open a file, unpacked where it is packed."""
     with ExitStack() as stack:
         if name == STDIN:
-            file: io.BufferedReader = io.BufferedReader(cast("io.RawIOBase", sys.stdin.buffer))
+            unbuffered = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)  # else a short read waits for a full buffer
+            file: io.BufferedReader = io.BufferedReader(cast("io.RawIOBase", unbuffered), READ_BYTES)
             stack.callback(file.detach)  # standard input stays open
         else:
             file = io.BufferedReader(stack.enter_context(io.FileIO(name)), READ_BYTES)

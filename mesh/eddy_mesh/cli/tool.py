@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import rich_click as click
 
-from eddy_mesh import __version__
 from eddy_mesh.cli.group import Entry, QuietGroup
 from eddy_mesh.cli.settings import CONTEXT, Settings, shared_options
+from eddy_mesh.version import __version__
 
 COMMANDS = {
     "tap": Entry("eddy_mesh.cli.events:tap", "Show events as they happen."),

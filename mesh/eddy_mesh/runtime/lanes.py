@@ -13,13 +13,14 @@ from uuid import uuid4
 
 import msgspec
 
-from eddy_mesh import __version__, flows, queries, subjects
+from eddy_mesh import flows, queries, subjects
 from eddy_mesh.bus import Bus, Message, Subscription
 from eddy_mesh.commands import Command
 from eddy_mesh.errors import BusError, EddyError, UsageError
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.services import Endpoint, Service
 from eddy_mesh.task import Task
+from eddy_mesh.version import __version__
 
 HEARTBEAT_S = 2.0
 HOST = "host"
