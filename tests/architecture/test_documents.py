@@ -142,9 +142,9 @@ def test_command_lines_exist(document: Path) -> None:
 )
 def test_wrong_command_lines_are_found(line: str) -> None:
     """A command, option or argument that there is not, or that is missing, does not pass."""
+    *_, last = commands_of(line)
     with pytest.raises(click.UsageError):
-        for words in commands_of(line):
-            parsed(words, is_complete=True)
+        parsed(last, is_complete=True)
 
 
 @of_language("python")

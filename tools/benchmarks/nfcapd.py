@@ -49,7 +49,7 @@ async def collecting(folder: Path) -> AsyncIterator[tuple[int, asyncio.subproces
     folder.mkdir()
     port = free_port(socket.SOCK_DGRAM)
     options = ("-b", "127.0.0.1", "-p", str(port), "-w", str(folder), "-t", "3600", "-B", str(BUFFER_BYTES), "-y")
-    async with program("nfcapd", *options) as process:
+    async with program("nfcapd", *options, is_quiet=True) as process:
         await asyncio.sleep(0.5)  # it does not say when it listens
         yield port, process
 

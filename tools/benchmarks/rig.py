@@ -173,10 +173,14 @@ async def send(what: str, port: int, rate: float, seconds: float, *more: str) ->
 
 
 @asynccontextmanager
-async def program(*command: str, is_fed: bool = False) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a program whose output is read; it is ended if it still runs."""
+async def program(
+    *command: str, is_fed: bool = False, is_quiet: bool = False
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a program whose output is read, or thrown away where it ``is_quiet``; it is ended if it still runs."""
     stdin = asyncio.subprocess.PIPE if is_fed else asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*command, stdin=stdin, stdout=asyncio.subprocess.PIPE)
+    stdout = asyncio.subprocess.DEVNULL if is_quiet else asyncio.subprocess.PIPE
+    stderr = asyncio.subprocess.DEVNULL if is_quiet else None
+    process = await asyncio.create_subprocess_exec(*command, stdin=stdin, stdout=stdout, stderr=stderr)
     try:
         yield process
     finally:

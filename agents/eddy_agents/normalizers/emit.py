@@ -2,7 +2,7 @@
 
 In: messages on ``<backplane>.emit.<type>``, one line or JSON object each line, answered with how many were taken.
 Out: ``raw.<class>.<type>`` of the source of that name where there is one (so ``syslog`` lines are cooked as if they
-had come by UDP); for any other type ``raw.application.json`` with the type as ``labels.type``.
+had come by UDP); for any other type ``raw.application.json`` with the type as ``labels.type``, cooked as that type.
 """
 
 from __future__ import annotations

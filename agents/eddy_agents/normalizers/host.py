@@ -1,9 +1,9 @@
 """What happens on this host: processes that start and end, TCP and UDP sockets that open and close, with their owners.
 
-Takes in: on Linux the process events of the proc connector and the listings and ends of inet_diag, where the host
-allows it (its own namespaces, on older kernels CAP_NET_ADMIN), else looks at /proc at each interval; elsewhere psutil. Gives:
-``event.raw.system.host.process`` and ``event.raw.network.host.connection``, each a JSON object with all that was read
-(`eddy_agents.wire.host_records`). What exists at the start is told first, as ``existing``.
+Takes in: on Linux the process events of the proc connector and the listings and ends of inet_diag where the host
+allows it (its own namespaces, on older kernels CAP_NET_ADMIN), else looks at /proc at each interval; elsewhere psutil.
+Gives: ``event.raw.system.host.process`` and ``event.raw.network.host.connection``, each a JSON object with all that
+was read (`eddy_agents.wire.host_records`). What exists at the start is told first, as ``existing``.
 
 Which way it observes is told by the notice ``host_observation`` and by ``provider`` in each event. Looking at
 intervals misses what begins and ends between two looks.
@@ -47,11 +47,13 @@ _MAX_HELD = 4096  # events that wait for a full edge; then nothing more is read
 _MAX_DRAFT = 1000
 _CHECKS = 16  # processes read again at each look, to see whether they have become another program: 0.3 ms
 _ENDS_GATHER_S = 0.05  # ends of sockets need no look-up that could come too late
+_MAX_DRAINS = 16  # some 2,000 ends, then others have their turn
 _RESYNC_S = 1.0
 _SEARCH_S = 0.002  # an owner is looked for so long,
 _SEARCH_PAUSE_S = 0.02  # then others have their turn,
 _SEARCH_SLICES = 25  # and so often in one look: 50 ms at most, and only when there are new sockets
 _MAX_RECENT = 64
+_NO_CONNECTOR = "the proc connector needs the host's own namespaces and, before Linux 6.6, CAP_NET_ADMIN"
 
 
 class Method(StrEnum):
@@ -136,11 +138,11 @@ class _HostReader(Reader, _SocketReader, Protocol):
 
 
 def _reader(outlet: Outlet) -> _HostReader:
-    if sys.platform == "linux":
-        return ProcReader(outlet.now_ns)
-    from eddy_agents.observation.psutil_reader import PsutilReader  # noqa: PLC0415  # Linux does not need psutil here
+    if sys.platform != "linux":
+        from eddy_agents.observation.psutil_reader import PsutilReader  # noqa: PLC0415  # not needed on Linux
 
-    return PsutilReader(outlet.now_ns)
+        return PsutilReader(outlet.now_ns)
+    return ProcReader(outlet.now_ns)
 
 
 class _Outbox:
@@ -242,10 +244,7 @@ class _Processes:
             opened.callback(events.close)
             await events.subscribe()
         except (OSError, WireError) as error:
-            return (
-                None,
-                f"{_reason(error)}: the proc connector needs the host's own namespaces and, before Linux 6.6, CAP_NET_ADMIN",
-            )
+            return None, f"{_reason(error)}: {_NO_CONNECTOR}"
         return events, ""
 
     async def _look(self, checks: int, *, is_first: bool = False) -> None:
@@ -374,7 +373,8 @@ class _Connections:
         gone: set[bytes] = set()
         if self._ends is None:
             return gone
-        while messages := self._ends.drain():
+        for _ in range(_MAX_DRAINS):
+            messages = self._ends.drain()
             for seen in self._decoded(messages):
                 gone.add(seen.key)
                 change = table.end(seen)

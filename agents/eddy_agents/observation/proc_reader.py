@@ -61,20 +61,23 @@ class ProcReader:
             pid: process id.
             stat: of the process, when it was read already.
         """
+        folder = f"/proc/{pid}"
+        # These two first: they are gone as soon as a process ends, the others when its parent has taken note.
+        executable = _link(f"{folder}/exe")
+        arguments = procfs.parse_command_line(_read_or_empty(f"{folder}/cmdline"))
         known = stat or self.stat(pid)
         if known is None:
             return None
         try:
-            credentials = procfs.parse_status(_read(f"/proc/{pid}/status"))
+            credentials = procfs.parse_status(_read(f"{folder}/status"))
         except (OSError, WireError):
             return None
-        folder = f"/proc/{pid}"
         return ProcessFacts(
             pid=pid,
             parent_pid=known.parent_pid,
             name=known.name,
-            executable=_link(f"{folder}/exe"),
-            args=procfs.parse_command_line(_read_or_empty(f"{folder}/cmdline")),
+            executable=executable,
+            args=arguments,
             working_directory=_link(f"{folder}/cwd"),
             user_id=credentials.user_id,
             real_user_id=credentials.real_user_id,

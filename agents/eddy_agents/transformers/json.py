@@ -1,7 +1,8 @@
 """Cooks JSON objects: flattened to dotted names, registered names typed.
 
 In: ``eddy.event.raw.application.json.*``, one JSON text a raw event. Out: ``eddy.event.cooked.<class>.json.*``, one
-event for each, in order. A member whose dotted name is in the field registry is that field (a time may be RFC 3339
+event for each, in order; where the script that emitted it named a type (``labels.type``), that type instead of
+``json``. A member whose dotted name is in the field registry is that field (a time may be RFC 3339
 text, an address must be one); any other, and one whose value does not fit, is ``json.<name>``. ``@timestamp``,
 ``timestamp`` and ``time`` give ``occurred``, ``msg`` gives ``message``, ``severity`` and ``log.level`` give ``level``
 as well. A text that is no JSON object is kept as ``message`` with ``error.message``.
@@ -12,6 +13,7 @@ Source: RFC 8259; Elastic Common Schema.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -22,6 +24,7 @@ from eddy_agents.wire.syslog import decode
 from eddy_mesh.agent import Draft, Example, Result
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.columns import Constant
 from eddy_mesh.fields import FieldType, field, level_number
 from eddy_mesh.rows import columns_of, time_ns
 
@@ -33,6 +36,8 @@ _ENVELOPE = frozenset(
     {"id", "version", "type", "event_class", "stage", "observed", "normalizer", "normalizer_address", "parents"}
 )
 """Fields that the mesh sets; a member of that name is kept below ``json.``."""
+_TYPE = re.compile(r"[a-z0-9_-]{1,64}(\.[a-z0-9_-]{1,64}){0,3}")
+"""What a script may call its type: a subject is made of it."""
 _MAX_DEPTH = 32
 _INT_LIMITS = (-(1 << 63), (1 << 64) - 1)
 _SECOND_NS = 1_000_000_000
@@ -58,7 +63,11 @@ class Cooking:
         if not batch.count:
             return Result()
         columns = columns_of([object_fields(payload) for payload in payload_bytes(batch)])
-        return Result((Draft(self._kind, batch.count, {**columns, **carried_columns(batch)}),))
+        named = batch.column("labels.type")
+        kind = self._kind
+        if isinstance(named, Constant) and isinstance(named.value, str) and _TYPE.fullmatch(named.value):
+            kind = kind._replace(type=named.value)
+        return Result((Draft(kind, batch.count, {**columns, **carried_columns(batch)}),))
 
     def on_tick(self, now_ns: int) -> Result:  # noqa: ARG002  # the protocol's
         """Nothing is due by time."""
