@@ -18,9 +18,9 @@ import msgspec
 
 from eddy_mesh.agent import Result
 from eddy_mesh.batch import Batch
-from eddy_mesh.cer import Value, id_from_text, id_text
+from eddy_mesh.cer import Value, id_from_text
 from eddy_mesh.errors import StoreError, UsageError
-from eddy_mesh.rows import flat_row, json_value
+from eddy_mesh.rows import json_events, json_value
 from eddy_mesh.selection import Plan, compile_statement, row_names
 from eddy_mesh.store.archive_store import ArchiveStore, StoreConfig
 from eddy_mesh.store.stored_query import is_stream
@@ -203,9 +203,8 @@ def _events(plan: Plan, batches: Iterator[Batch]) -> Iterator[Answer]:
     """Yield the rows of events, each with its id under ``#id`` so that live and stored events can be told apart."""
     names = row_names(plan)
     for batch in batches:
-        ids = batch.ids()
-        for index in range(batch.count):
-            row = flat_row(batch, index)
-            shown = {name: row[name] for name in names if name in row} if names else row
-            identity = ids.at(index)
-            yield {**_json(shown), "#id": id_text(identity) if isinstance(identity, bytes) else ""}
+        for row in json_events(batch, names):
+            identity = row["id"]
+            if names and "id" not in names:
+                del row["id"]
+            yield {**row, "#id": identity}

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
+import numpy as np
 
 from eddy_mesh.batch import EXTRA, Batch, Kind, Producer
 from eddy_mesh.cer import VERSION, Cer, Value, event_id, from_flat, id_from_text, id_text
 from eddy_mesh.columnize import any_column, column_of
-from eddy_mesh.columns import Addresses, Column, Constant, Ids, Numbers, Words, address_text, v4_text
+from eddy_mesh.columns import Addresses, Column, Constant, Ids, Numbers, Packed, Text, Words, address_text, v4_text
 from eddy_mesh.fields import FieldType, type_of
 
 CHUNK_ROWS = 10_000
@@ -34,9 +35,7 @@ def flat_row(batch: Batch, row: int) -> dict[str, Value]:
         value = column.at(row)
         if name == EXTRA:
             values.update(value if isinstance(value, dict) else {})  # type: ignore[arg-type]  # msgpack members are Values
-        elif (name == "parents" and isinstance(value, bytes)) or (
-            name == "diagnosis.evidence" and isinstance(value, bytes)
-        ):
+        elif isinstance(value, bytes) and type_of(name) is FieldType.IDS:
             values[name] = split_ids(value)
         else:
             values[name] = value
@@ -50,15 +49,24 @@ def flat_rows(batch: Batch) -> Iterator[dict[str, Value]]:
 
 
 def _rows_of(batch: Batch) -> Iterator[dict[str, Value]]:
-    implied: dict[str, Value] = {
-        "version": VERSION,
-        "type": batch.kind.type,
-        "event_class": str(batch.kind.event_class),
-        "stage": str(batch.kind.stage),
-    }
-    names = ["id", *(name for name in batch.columns if name not in {"id", EXTRA})]
-    values = [_values(batch.ids(), "id"), *(_values(batch.columns[name], name) for name in names[1:])]
-    sparse = batch.columns.get(EXTRA)
+    names = _shown(batch)
+    values = [_values(batch.column(name), name) for name in names]
+    return _merged(names, values, _implied(batch), batch.columns.get(EXTRA))
+
+
+def _shown(batch: Batch) -> list[str]:
+    return ["id", *(name for name in batch.columns if name not in {"id", EXTRA})]
+
+
+def _implied(batch: Batch) -> dict[str, Value]:
+    kind = batch.kind
+    return {"version": VERSION, "type": kind.type, "event_class": str(kind.event_class), "stage": str(kind.stage)}
+
+
+def _merged(
+    names: list[str], values: list[list[Value]], implied: dict[str, Value], sparse: Column | None
+) -> Iterator[dict[str, Value]]:
+    """Yield one dict a row out of lists of values, without the fields that the row does not have."""
     for row, held in enumerate(zip(*values, strict=True)):
         event = implied | {name: value for name, value in zip(names, held, strict=True) if value is not None}
         more = None if sparse is None else sparse.at(row)
@@ -188,8 +196,70 @@ def _bytes_json(value: bytes) -> object:
 
 def json_rows(batch: Batch) -> Iterator[bytes]:
     """Yield each event of a batch as one line of JSON without the line end."""
-    for row in flat_rows(batch):
-        yield msgspec.json.encode({name: json_value(name, value) for name, value in row.items()})
+    return map(_encode_json, json_events(batch))
+
+
+def json_events(batch: Batch, names: Sequence[str] = ()) -> Iterator[dict[str, Value]]:
+    """Yield each event of a batch as a dict of what JSON can hold.
+
+    Args:
+        batch: events.
+        names: fields to show, beside ``id``, which is always there; none: all.
+    """
+    for start in range(0, batch.count, CHUNK_ROWS):
+        part = batch.slice(start, start + CHUNK_ROWS)
+        shown = ["id", *(name for name in names if name != "id")] if names else _shown(part)
+        values = [_json_values(part.column(name), name) for name in shown]
+        if names:
+            yield from _merged(shown, values, {}, None)
+        else:
+            yield from _merged(shown, values, _implied(part), _json_sparse(part.columns.get(EXTRA)))
+
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+def _json_values(column: Column, name: str) -> list[Value]:
+    """Return the value of each row as JSON has it; a column at a time, since a value at a time is ten times slower."""
+    kind = type_of(name)
+    if isinstance(column, Constant):
+        return [json_value(name, column.value)] * column.count  # type: ignore[list-item]  # JSON values are values
+    if kind is FieldType.TIME and isinstance(column, Numbers) and _is_moment(column):
+        texts = np.datetime_as_string(column.values.astype("M8[ns]"), unit="ns").tolist()
+        return [f"{text}Z" if null is False else None for text, null in zip(texts, _null_list(column), strict=True)]
+    values = _values(column, name)
+    if kind in _AS_THEY_ARE and not isinstance(column, Packed | Ids):
+        return values
+    if kind is FieldType.TEXT and isinstance(column, Text):
+        return values
+    return [None if value is None else json_value(name, value) for value in values]  # type: ignore[misc]
+
+
+def _is_moment(column: Numbers) -> bool:
+    values = column.values
+    return values.dtype.kind == "i" and not (values.dtype.itemsize == 8 and (values == np.iinfo(np.int64).min).any())
+
+
+_AS_THEY_ARE = frozenset(
+    {FieldType.BOOL, FieldType.INT, FieldType.FLOAT, FieldType.TEXT, FieldType.ADDRESS, FieldType.LEVEL}
+)
+
+
+def _null_list(column: Numbers) -> list[bool]:
+    return [False] * len(column) if column.nulls is None else column.nulls.tolist()
+
+
+def _json_sparse(sparse: Column | None) -> Column | None:
+    """Return the column of maps with each member as JSON has it."""
+    if sparse is None:
+        return None
+    return any_column([_json_members(sparse.at(row)) for row in range(len(sparse))])
+
+
+def _json_members(members: Value) -> Value:
+    if not isinstance(members, dict):
+        return None
+    return {name: json_value(name, value) for name, value in members.items()}  # type: ignore[arg-type]  # msgpack members are Values
 
 
 def value_of_json(name: str, value: object) -> Value:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
 from eddy_mesh import codec, rows
-from eddy_mesh.batch import Batch, Kind, Producer, join
+from eddy_mesh.batch import EXTRA, Batch, Kind, Producer, join
 from eddy_mesh.cer import Cer, EventClass, Stage, Value, from_flat, id_from_text, id_text
-from eddy_mesh.columns import Addresses, Column, Constant, Maps, Numbers, Text, Words
+from eddy_mesh.columns import Addresses, Column, Constant, Maps, Numbers, Text, Words, pack
 from eddy_mesh.concatenate import concatenate
 from eddy_mesh.errors import WireError
 from eddy_mesh.fields import FieldType
@@ -142,6 +143,14 @@ def test_json_values_come_back(name: str) -> None:
         "source.port": 22,
     }
     assert rows.value_of_json(name, rows.json_value(name, samples[name])) == samples[name]
+
+
+def test_lines_of_json_are_the_rows_value_by_value() -> None:
+    """What is made a column at a time equals what is made a value at a time, for every form of column."""
+    batch = make(9)
+    batch = batch.with_columns({**batch.columns, EXTRA: Maps(*pack([msgspec.msgpack.encode({"user.id": 5})] * 9))})
+    wanted = [{n: rows.json_value(n, v) for n, v in rows.flat_row(batch, row).items()} for row in range(9)]
+    assert [msgspec.json.decode(line) for line in rows.json_rows(batch)] == wanted
 
 
 def test_a_value_that_does_not_fit_its_field_is_kept() -> None:
