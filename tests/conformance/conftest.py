@@ -6,12 +6,17 @@ the module of one of them, and runs once for each. They are loaded one by one: a
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 
 from eddy_mesh import discovery
+from eddy_mesh.bus_memory import MemoryBroker
+from eddy_mesh.config import HostConfig, convert
+from eddy_mesh.runtime.host import Host
 
 
 class Found(NamedTuple):
@@ -67,3 +72,14 @@ agent = pytest.fixture(_loaded)
 source = pytest.fixture(_loaded)
 cooking = pytest.fixture(_loaded)
 detector = pytest.fixture(_loaded)
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    """A host process on a memory bus, without agents."""
+    bus = MemoryBroker().connect()
+    held = Host(convert({"name": "conformance"}, HostConfig, "test"), bus, tmp_path)
+    await held.start()
+    yield held
+    await held.stop()
+    await bus.close()

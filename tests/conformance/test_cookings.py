@@ -15,9 +15,11 @@ from eddy_mesh.agent import Draft, Example, Result
 from eddy_mesh.batch import EXTRA, Batch, Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Bytes, Constant, Numbers, pack
+from eddy_mesh.commands import Command
 from eddy_mesh.config import convert
 from eddy_mesh.fields import field
 from eddy_mesh.rows import flat_rows, json_rows
+from eddy_mesh.runtime.host import Host
 
 NOW_NS = 1_793_700_000_000_000_000
 GARBAGE = 100
@@ -186,3 +188,20 @@ def test_every_field_is_registered(cooking: ModuleType, results: list[tuple[Batc
             if EXTRA in output.columns:
                 names |= {name for row in flat_rows(output) for name in row}
     assert not {name for name in names - {EXTRA} if field(name) is None}
+
+
+async def test_every_event_is_accounted_for(cooking: ModuleType, host: Host) -> None:
+    """In a host process the default statement lets its raw events through, and its edge balances after garbage."""
+    name = cooking.__name__.rsplit(".", 1)[-1]
+    await host.configure({"cook": {"type": "transformer", "cooking": name}})
+    cell, (edge,) = host.cells["cook"], host.cells["cook"].edges
+    offered = 0
+    for raw_type in cooking.INPUT:
+        batch = raw_batch(raw_type, garbage(cooking, raw_type))
+        assert edge.wants(batch)
+        await edge.offer(batch, NOW_NS)
+        offered += batch.count
+    assert edge.accepted == offered
+    await cell.command(Command.DRAIN)
+    assert (edge.ledger.offered, edge.ledger.queued, edge.ledger.lost) == (offered, 0, 0)
+    assert edge.ledger.balanced

@@ -10,9 +10,11 @@ from eddy_mesh.actor.numbering import Numbering
 from eddy_mesh.agent import Example, Result
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.commands import Command
 from eddy_mesh.config import convert
 from eddy_mesh.fields import field
 from eddy_mesh.rows import batch_of, flat_rows, json_rows
+from eddy_mesh.runtime.host import Host
 from eddy_mesh.selection import Plan, compile_statement, matcher, matches_kind, project
 
 NOW_NS = 1_793_700_000_000_000_000
@@ -134,3 +136,19 @@ def test_diagnosis_survives_the_wire(detector: ModuleType) -> None:
         for output in (held for result in (at_once, *later) for held in batches_of(result)):
             back = codec.decode(codec.encode(output), output.kind, output.origin)
             assert list(json_rows(back)) == list(json_rows(output))
+
+
+async def test_every_event_is_accounted_for(detector: ModuleType, host: Host) -> None:
+    """In a host process its edge takes the examples' events and balances."""
+    name = detector.__name__.rsplit(".", 1)[-1]
+    await host.configure({"find": {"type": "analysis", "detector": name}})
+    cell = host.cells["find"]
+    edge = cell.edges[0]
+    batches = [given_to(detector, example, 1000 * number) for number, example in enumerate(detector.EXAMPLES)]
+    for batch in batches:
+        assert edge.wants(batch)
+        await edge.offer(batch, NOW_NS)
+    offered = sum(batch.count for batch in batches)
+    await cell.command(Command.DRAIN)
+    assert (edge.ledger.offered, edge.ledger.queued, edge.ledger.lost) == (offered, 0, 0)
+    assert edge.ledger.balanced

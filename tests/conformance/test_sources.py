@@ -5,34 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
 
 import msgspec
-import pytest
 
-from eddy_mesh.bus_memory import MemoryBroker
 from eddy_mesh.cer import Stage
 from eddy_mesh.commands import Command, State
-from eddy_mesh.config import HostConfig, convert
 from eddy_mesh.runtime.host import Host
 
 END_S = 3.0
 """Longest time that a source may take to end."""
 ENDPOINT = re.compile(r"(\*|[\d.]+|\[[\da-f:]+\]):\d+")
 DESCRIPTORS = Path("/proc/self/fd")
-
-
-@pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    """A host process on a memory bus, without agents."""
-    bus = MemoryBroker().connect()
-    held = Host(convert({"name": "conformance"}, HostConfig, "test"), bus, tmp_path)
-    await held.start()
-    yield held
-    await held.stop()
-    await bus.close()
 
 
 def settings(source: ModuleType) -> dict[str, object]:

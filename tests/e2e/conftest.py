@@ -81,12 +81,40 @@ class Agent:
         return self.process.returncode
 
 
+async def eventually(look: Callable[[], Awaitable[T]], timeout_s: float = 15.0, *, pause_s: float = 0.05) -> T:
+    """Return what ``look`` returns as soon as it is true; fail with the last of it when that takes too long."""
+    last: object = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not (last := await look()):
+                await asyncio.sleep(pause_s)
+            return last
+    except TimeoutError:
+        raise AssertionError(f"not within {timeout_s:g} s; last seen: {last!r}") from None
+
+
+def free_port() -> int:
+    """Return a port that is free for UDP and TCP now."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+            udp.bind(("127.0.0.1", 0))
+            port = int(udp.getsockname()[1])
+            try:
+                tcp.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
 class Lab:
     """A place to start processes in.
 
     Args:
         folder: for configurations, logs and state.
     """
+
+    eventually = staticmethod(eventually)
+    free_port = staticmethod(free_port)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -167,31 +195,6 @@ class Lab:
         await self._stack.aclose()
 
 
-async def eventually(look: Callable[[], Awaitable[T]], timeout_s: float = 15.0, *, pause_s: float = 0.05) -> T:
-    """Return what ``look`` returns as soon as it is true; fail with the last of it when that takes too long."""
-    last: object = None
-    try:
-        async with asyncio.timeout(timeout_s):
-            while not (last := await look()):
-                await asyncio.sleep(pause_s)
-            return last
-    except TimeoutError:
-        raise AssertionError(f"not within {timeout_s:g} s; last seen: {last!r}") from None
-
-
-def free_port() -> int:
-    """Return a port that is free for UDP and TCP now."""
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            udp.bind(("127.0.0.1", 0))
-            port = int(udp.getsockname()[1])
-            try:
-                tcp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
 @pytest.fixture
 async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     """A place to start processes in, for one test."""
@@ -200,3 +203,9 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
         yield made
     finally:
         await made.close()
+
+
+@pytest.fixture(scope="session")
+def make_lab() -> type[Lab]:
+    """What makes a `Lab`, for modules whose tests share one."""
+    return Lab

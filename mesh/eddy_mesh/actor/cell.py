@@ -454,6 +454,10 @@ class Cell:
         own = [edge.ledger for edge in self.edges]
         return [self.intake, *own] if self.is_source else own
 
+    def _lag_ns(self) -> int:
+        oldest_ns = self.mailbox.oldest_ns
+        return 0 if oldest_ns is None else max(self.now_ns() - oldest_ns, 0)
+
     def _detail(self) -> dict[str, object]:
         if self._task is None:
             return {}
@@ -474,6 +478,7 @@ class Cell:
             "restarts": self.restarts,
             "made": self.made,
             "last_ns": self.last_ns,
+            "lag_ns": self._lag_ns(),
             "queued": sum(ledger.queued for ledger in self.ledgers()),
             "lost": sum(ledger.lost + ledger.failed for ledger in self.ledgers()),
             "edges": self.ledgers(),

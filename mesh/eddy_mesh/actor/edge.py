@@ -43,12 +43,17 @@ class Mailbox:
     def __init__(self, capacity: int = MAILBOX_EVENTS) -> None:
         self.capacity = capacity
         self.events = 0
-        self._waiting: deque[tuple[Edge, Batch]] = deque()
+        self._waiting: deque[tuple[Edge, Batch, int]] = deque()
         self._arrived = asyncio.Event()
         self._left = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """When the batch that waits longest was offered, ns since 1970 UTC; None where none waits."""
+        return self._waiting[0][2] if self._waiting else None
 
     def has_room(self, events: int) -> bool:
         """Whether a batch of so many events may come in."""
@@ -56,7 +61,7 @@ class Mailbox:
 
     def put(self, edge: Edge, batch: Batch) -> None:
         """Let a batch in; whether there is room is the caller's business."""
-        self._waiting.append((edge, batch))
+        self._waiting.append((edge, batch, edge.last_ns))
         self.events += batch.count
         self._arrived.set()
 
@@ -68,7 +73,7 @@ class Mailbox:
 
     def pop(self) -> tuple[Edge, Batch]:
         """Return the oldest batch; there must be one."""
-        edge, batch = self._waiting.popleft()
+        edge, batch, _ = self._waiting.popleft()
         self.events -= batch.count
         self._left.set()
         return edge, batch
@@ -82,14 +87,14 @@ class Mailbox:
     def evict(self, edge: Edge, events: int) -> int:
         """Throw away the oldest batches of an edge until so many events fit; return how many events were lost."""
         lost = 0
-        kept: deque[tuple[Edge, Batch]] = deque()
+        kept: deque[tuple[Edge, Batch, int]] = deque()
         while self._waiting:
-            owner, batch = self._waiting.popleft()
+            owner, batch, arrived_ns = self._waiting.popleft()
             if owner is edge and self.events + events > self.capacity:
                 lost += batch.count
                 self.events -= batch.count
             else:
-                kept.append((owner, batch))
+                kept.append((owner, batch, arrived_ns))
         self._waiting = kept
         return lost
 

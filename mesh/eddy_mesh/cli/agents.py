@@ -44,6 +44,7 @@ COLUMNS = [
     Column("in/s", right=True),
     Column("out/s", right=True),
     Column("queued", right=True),
+    Column("lag", right=True),
     Column("lost", right=True),
     Column("restarts", right=True, spare=True),
     Column("uptime", right=True),
@@ -59,6 +60,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
         in_rate: events/s that it took.
         out_rate: events/s that it made.
         queued: events that wait for it.
+        lag_s: how long the one that waits longest has waited, s.
         lost: events dropped or refused on its edges since the host process started.
         last_event: RFC 3339, or "" where there was none.
         silent: a source that took nothing in for longer than `SILENT_AFTER_NS`.
@@ -71,6 +73,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     in_rate: float
     out_rate: float
     queued: int
+    lag_s: float
     lost: int
     restarts: int
     uptime_s: float
@@ -134,6 +137,7 @@ def _record(before: AgentStatus, agent: AgentStatus, host: HostStatus, elapsed_n
         in_rate=rate(before.taken, agent.taken, elapsed_ns),
         out_rate=rate(before.made, agent.made, elapsed_ns),
         queued=agent.queued,
+        lag_s=agent.lag_ns / 1e9,
         lost=agent.lost,
         restarts=agent.restarts,
         uptime_s=(host.now_ns - agent.started_ns) / 1e9 if agent.started_ns else 0.0,
@@ -155,6 +159,7 @@ def _cells(record: AgentRecord, now_ns: int) -> list[Cell]:
         Cell(rate_text(record.in_rate)),
         Cell(rate_text(record.out_rate)),
         Cell(f"{record.queued:,}", "warning" if record.queued else ""),
+        Cell(duration_text(record.lag_s * 1e9) if record.lag_s else "-", "warning" if record.lag_s > 1 else ""),
         Cell(f"{record.lost:,}", "bad" if record.lost else ""),
         Cell(f"{record.restarts:,}", "warning" if record.restarts else ""),
         Cell(duration_text(record.uptime_s * 1e9)),

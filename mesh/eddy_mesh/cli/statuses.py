@@ -31,6 +31,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     made: int = 0
     last_ns: int = 0
     queued: int = 0
+    lag_ns: int = 0
     lost: int = 0
     edges: list[Ledger] = []
 
