@@ -70,6 +70,8 @@ def typed_lines(document: Path) -> Iterator[str]:
     for block in BLOCKS:
         if block.document == document and block.language in {"console", "sh", "bash"}:
             yield from (line.removeprefix("$ ") for line in block.text.replace("\\\n", " ").splitlines())
+        if block.document == document and block.language == "ini":  # a systemd unit
+            yield from re.findall(r"^Exec\w+=(.*)$", block.text, re.MULTILINE)
 
 
 def mentioned_lines(document: Path) -> Iterator[str]:

@@ -146,8 +146,8 @@ async def test_every_event_is_accounted_for(detector: ModuleType, host: Host) ->
     edge = cell.edges[0]
     batches = [given_to(detector, example, 1000 * number) for number, example in enumerate(detector.EXAMPLES)]
     for batch in batches:
-        assert edge.wants(batch)
-        await edge.offer(batch, NOW_NS)
+        assert edge.wants(batch.kind, batch.origin)
+        edge.offer(batch, NOW_NS)
     offered = sum(batch.count for batch in batches)
     await cell.command(Command.DRAIN)
     assert (edge.ledger.offered, edge.ledger.queued, edge.ledger.lost) == (offered, 0, 0)

@@ -43,6 +43,7 @@ class Lanes:
         self._subscriptions: list[Subscription] = []
         self._services: dict[str, Service] = {}
         self._asked: set[str] = set()
+        self._recipients: set[str] = set()
         self._answers: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -109,10 +110,9 @@ class Lanes:
         if agent != HOST:
             return await self._host.command(agent, verb, arguments)
         if verb == flows.SUBSCRIBE:
-            return self._subscribe(data)
+            return self._subscribe(self._host.backplane, data)
         if verb == flows.UNSUBSCRIBE:
-            for demand in self._host.demands.values():
-                demand.unsubscribe(data)
+            self._host.demands[self._host.backplane].unsubscribe(data)
             return {"host": self._host.host}
         if verb in {Command.DRAIN, Command.STOP}:
             self._ended.set()
@@ -121,8 +121,7 @@ class Lanes:
             return self.status()
         raise UsageError(f"{verb!r} is not a command for a host process: use ping, info, stats, drain or stop")
 
-    def _subscribe(self, data: bytes) -> Mapping[str, object] | None:
-        backplane = self._host.backplane
+    def _subscribe(self, backplane: str, data: bytes) -> Mapping[str, object] | None:
         taken = self._host.demands[backplane].subscribe(data, self._host.now_ns())
         return {"host": self._host.host} if taken else None
 
@@ -182,7 +181,10 @@ class Lanes:
     # --- query and discovery
 
     async def _follow_agents(self) -> None:
-        """Bring query subjects and service discovery in step with the agents that there are."""
+        """Bring query subjects, recipients and service discovery in step with the agents that there are."""
+        for recipient in self._host.demands.keys() - self._recipients - {self._host.backplane}:
+            self._recipients.add(recipient)
+            await self._listen_for_recipient(recipient)
         for name in self._services.keys() - self._host.cells.keys():
             await self._services.pop(name).stop()
         for name, cell in self._host.cells.items():
@@ -191,6 +193,26 @@ class Lanes:
             if isinstance(cell.agent, Task) and cell.agent.queries and name not in self._asked:
                 self._asked.add(name)
                 await self._listen_for_queries(name, cell.kind)
+
+    async def _listen_for_recipient(self, recipient: str) -> None:
+        """Take leases, and nothing else, on the backplane that an anonymizer publishes to."""
+
+        async def receive(message: Message) -> None:
+            answer: Mapping[str, object] | None = {"host": self._host.host}
+            try:
+                if message.subject.endswith(f".{flows.UNSUBSCRIBE}"):
+                    self._host.demands[recipient].unsubscribe(message.data)
+                else:
+                    answer = self._subscribe(recipient, message.data)
+            except EddyError as error:
+                answer = {"host": self._host.host, "error": str(error)}
+            if message.reply and answer is not None:
+                await self._reply(message.reply, answer)
+
+        for verb in (flows.SUBSCRIBE, flows.UNSUBSCRIBE):
+            subject = subjects.control_all(recipient, verb)
+            self._subscriptions.append(await self._bus.subscribe(subject, receive))
+        await self._host.demands[recipient].read_leases(self._host.now_ns())
 
     async def _announce(self, name: str, kind: str) -> Service:
         host = self._host
