@@ -97,6 +97,7 @@ def events(count: int) -> Batch:
 
 async def test_a_poisoned_event_goes_to_the_dead_letters_and_the_rest_is_taken(host: Host) -> None:
     """One event that makes the agent raise costs that event only, with its reason, and the edge balances."""
+    Picky.seen.clear()
     buried: list[Message] = []
     await host.bus.subscribe("eddy.dead.>", buried.append)
     cell = add(host, Picky())

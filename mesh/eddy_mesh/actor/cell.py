@@ -128,6 +128,7 @@ class Cell:
         self.agent: Instance | None = None
         self.is_source = False
         self._task: Task | None = None
+        self._is_open = False
         self._around = surroundings
         self._numbering = numbering
         self._go = asyncio.Event()
@@ -314,6 +315,7 @@ class Cell:
         if isinstance(agent, Task):
             await agent.start(self)
             self._task = agent
+        self._is_open = True
         if self.state_now is not State.DRAINING:
             self._become(
                 after(self.state_now, Happening.STARTED) if self.state_now is State.STARTING else State.RUNNING
@@ -330,6 +332,7 @@ class Cell:
             raise group_error.exceptions[0] from None
         finally:
             self._task = None
+            self._is_open = False
             if isinstance(agent, Task):
                 await agent.stop()
 
@@ -427,7 +430,7 @@ class Cell:
             await self._tick_once()
 
     async def _tick_once(self) -> None:
-        if self.agent is None or self.is_source:
+        if self.agent is None or self.is_source or not self._is_open:
             return
         result = self._taker().on_tick(self.now_ns())
         for output in (await result if isinstance(result, Awaitable) else result).outputs:

@@ -59,7 +59,7 @@ class Lanes:
         """Show the state of every agent until cancelled: at every change, and every `HEARTBEAT_S`."""
         try:
             while True:
-                await self._follow_agents()
+                await self.follow_agents()
                 await self._beat()
                 self._host.status_changed.clear()
                 with contextlib.suppress(TimeoutError):
@@ -180,7 +180,7 @@ class Lanes:
 
     # --- query and discovery
 
-    async def _follow_agents(self) -> None:
+    async def follow_agents(self) -> None:
         """Bring query subjects, recipients and service discovery in step with the agents that there are."""
         for recipient in self._host.demands.keys() - self._recipients - {self._host.backplane}:
             self._recipients.add(recipient)

@@ -6,6 +6,7 @@ What may live here: what `eddy-agent run` and `eddy-agent up` share.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -24,6 +25,9 @@ from eddy_mesh.errors import ConfigError
 from eddy_mesh.local import state_directory
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.runtime.lanes import Lanes
+
+READY_S = 5.0
+"""Longest wait for the agents to start before the host process says that it is ready."""
 
 DRAIN_S = 4.0
 """Longest drain; what waits after it is counted as dropped. With the rest of the end it stays under 5 s."""
@@ -135,9 +139,21 @@ async def running(config: HostConfig, bus: Bus, state: Path) -> AsyncIterator[tu
         for task in background:
             task.add_done_callback(lambda _: ended.set())
         try:
+            await _until_ready(host)
+            await lanes.follow_agents()
+            await bus.flush()
             yield host, ended
         finally:
             await _end(host, lanes, background)
+
+
+async def _until_ready(host: Host) -> None:
+    """Wait until every agent has started or failed, but not for ever: a slow one is no reason not to begin."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(READY_S):
+            while not host.ready:
+                host.status_changed.clear()
+                await host.status_changed.wait()
 
 
 async def _end(host: Host, lanes: Lanes, background: list[asyncio.Task[None]]) -> None:

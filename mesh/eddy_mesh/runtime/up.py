@@ -27,8 +27,6 @@ from eddy_mesh.server import EmbeddedServer
 SOURCES = ("syslog", "netflow", "sflow", "journald", "file", "host", "emit")
 """Sources that make sense on any machine without configuration."""
 
-READY_S = 5.0
-
 
 class UpOptions(msgspec.Struct, frozen=True):
     """What the command line of `up` says.
@@ -103,7 +101,6 @@ async def up(options: UpOptions) -> int:
             watcher = asyncio.create_task(_keep_server(server), name="nats-server")
             try:
                 async with running(config, bus, state) as (host, ended):
-                    await _until_ready(host)
                     print(ready_text(host, server), flush=True)  # noqa: T201  # the ready line
                     await ended.wait()
                     print("draining", flush=True)  # noqa: T201
@@ -116,7 +113,8 @@ async def up(options: UpOptions) -> int:
 
 def _refuse_second(state: Path) -> None:
     for place in local.running():
-        if place.state == str(state):
+        # A crash may have left a note with the number that this process has now: in a container it is often the same.
+        if place.state == str(state) and place.pid != os.getpid():
             raise UsageError(f"eddy-agent up runs already on {state} (process {place.pid}): use it, or give --data DIR")
 
 
@@ -127,13 +125,6 @@ async def _keep_server(server: EmbeddedServer) -> None:
         structlog.get_logger().error("nats-server ended", status=status, log=str(server.log_file))
         await asyncio.sleep(1)
         await server.restart()
-
-
-async def _until_ready(host: Host) -> None:
-    for _ in range(int(READY_S * 20)):
-        if host.ready:
-            return
-        await asyncio.sleep(0.05)
 
 
 def ready_text(host: Host, server: EmbeddedServer) -> str:
