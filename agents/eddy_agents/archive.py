@@ -78,7 +78,7 @@ class Agent:
             self._appending, ArchiveStore, path, self._config.store, context.now_ns()
         )
         self._store = await opening
-        if self._store.recovered or self._store.journal_cut_bytes:
+        if self._store.journal_cut_bytes:  # a crash; what an orderly stop left in the journal is no news
             context.notice("archive_recovered", **_recovered(self._store))
 
     async def stop(self) -> None:

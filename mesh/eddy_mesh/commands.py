@@ -72,6 +72,7 @@ TRANSITIONS: dict[tuple[State, Command | Happening], State] = {
     (State.STOPPED, Command.RESUME): State.STARTING,
     (State.FAILED, Command.STOP): State.STOPPED,
     (State.FAILED, Command.RESUME): State.STARTING,
+    (State.FAILED, Command.RELOAD): State.STARTING,
     (State.FAILED, Happening.RESTARTED): State.STARTING,
 }
 

@@ -129,7 +129,13 @@ class _Reader:
             return f"{self._config.command} is not installed: this host has no journal, or name its path in command"
         try:
             process = await asyncio.create_subprocess_exec(
-                command, *self._arguments(), stdin=DEVNULL, stdout=PIPE, stderr=PIPE, limit=_READ_BYTES
+                command,
+                *self._arguments(),
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=PIPE,
+                limit=_READ_BYTES,
+                start_new_session=True,  # Ctrl-C is for the host process, which then ends this one
             )
         except OSError as error:
             return f"{command} can not be started: {error.strerror}"

@@ -111,6 +111,22 @@ class FieldSet:
         """Set a field of some rows to one value."""
         self.codes(name).put_same(rows, value)
 
+    def put_coded(
+        self, name: str, rows: npt.NDArray[np.intp], texts: Sequence[bytes], codes: npt.NDArray[np.signedinteger]
+    ) -> None:
+        """Set a field of some rows to ``texts[code]``; b"" for none.
+
+        Args:
+            name: field to set.
+            rows: offsets.
+            texts: may hold texts that no row has; all are different.
+            codes: for each of the rows an offset into ``texts``.
+        """
+        index = self.codes(name).index
+        is_used = np.bincount(codes, minlength=len(texts)).astype(np.bool_)
+        numbers = [index[text] if used and text else -1 for text, used in zip(texts, is_used.tolist(), strict=True)]
+        self.codes(name).codes[rows] = np.array(numbers, np.int32)[codes]
+
     def put_row(self, row: int, values: Mapping[str, Value]) -> None:
         """Add fields of one row that go to the column of maps as they are."""
         self._sparse.setdefault(row, {}).update(values)

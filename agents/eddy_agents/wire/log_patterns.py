@@ -109,10 +109,10 @@ _SSH_TRY = (
     r"(?P<method>[^ ]+) for (?:(?:invalid|illegal) user )?(?P<user>.*) from (?P<address>[^ ]+) port (?P<port>\d{1,5})"
 )
 SSHD = (
-    Pattern(r"Accepted " + _SSH_TRY + r"(?: ssh\d)?(?:: (?P<signature>.*))?", "ssh_login", _AUTH, _OK, type="start"),
-    Pattern(r"Failed " + _SSH_TRY + r"(?: ssh\d)?(?:: (?P<signature>.*))?", "ssh_login", _AUTH, _FAIL),
+    Pattern(r"Accepted " + _SSH_TRY + r"(?: ssh\d+)?(?:: (?P<signature>.*))?", "ssh_login", _AUTH, _OK, type="start"),
+    Pattern(r"Failed " + _SSH_TRY + r"(?: ssh\d+)?(?:: (?P<signature>.*))?", "ssh_login", _AUTH, _FAIL),
     Pattern(
-        r"message repeated (?P<repeated>\d{1,9}) times: \[ Failed " + _SSH_TRY + r"(?: ssh\d)?\]",
+        r"message repeated (?P<repeated>\d{1,9}) times: \[ Failed " + _SSH_TRY + r"(?: ssh\d+)?\]",
         "ssh_login",
         _AUTH,
         _FAIL,
@@ -163,7 +163,7 @@ SSHD = (
     ),
     Pattern(
         r"error: maximum authentication attempts exceeded for (?:invalid user )?(?P<user>.*) from (?P<address>[^ ]+)"
-        r" port (?P<port>\d{1,5})(?: ssh\d)?" + _PREAUTH,
+        r" port (?P<port>\d{1,5})(?: ssh\d+)?" + _PREAUTH,
         "ssh_max_attempts",
         _AUTH,
         _FAIL,

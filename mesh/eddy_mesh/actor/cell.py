@@ -272,6 +272,7 @@ class Cell:
 
     async def _reload(self, following: State) -> None:
         await self._end_life()
+        self._crashes.clear()
         self.start()
         if following is State.PAUSED:
             self._go.clear()

@@ -145,7 +145,8 @@ def summary(row: Mapping[str, Value]) -> Cell:
     if "diagnosis.hypothesis" in row:
         return Cell(str(row["diagnosis.hypothesis"]), "found")
     if "message" in row:
-        return Cell(_process(row, ": ") + _text("message", row), style)
+        message, process = _text("message", row), _process(row, "")
+        return Cell(message if not process or message.startswith(process) else f"{process}: {message}", style)
     if "source.ip" in row or "destination.ip" in row:
         return Cell(_flow(row), style)
     if "event.original" in row:

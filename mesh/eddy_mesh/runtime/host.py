@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from eddy_mesh.agent import Draft, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus, BusState
 from eddy_mesh.cer import EventClass, Stage, Value
-from eddy_mesh.commands import Command, State, command_of
+from eddy_mesh.commands import Command, State, after, command_of
 from eddy_mesh.config import AgentConfig, HostConfig, convert
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.discovery import Blueprint, blueprint
@@ -32,6 +33,8 @@ from eddy_mesh.runtime.demand import Demand
 from eddy_mesh.runtime.router import Router
 from eddy_mesh.runtime.spill import Spill
 from eddy_mesh.selection import compile_statement
+
+RECENT_NOTICES = 32
 
 MANAGERS = frozenset({"agent_manager", "backplane_manager"})
 """Agent types that a new configuration of the host leaves alone unless it names them."""
@@ -69,6 +72,7 @@ class Host:
         self.agents: dict[str, AgentConfig] = {}
         self.demands: dict[str, Demand] = {self.backplane: Demand(bus, self.backplane, self.host)}
         self.status_changed = asyncio.Event()
+        self.recent_notices: deque[tuple[str, str]] = deque(maxlen=RECENT_NOTICES)
         self._state = state
         self._address = address
         self._receivers: dict[str, list[FlowReceiver]] = {}
@@ -237,6 +241,7 @@ class Host:
         if cell is None:
             raise UsageError(f"{self.host} has no agent {agent!r}: it has {', '.join(sorted(self.cells))}")
         command = command_of(verb)
+        after(cell.state_now, command)  # refused before any setting is changed
         if command is Command.RELOAD and isinstance(arguments.get("config"), dict):
             self._reconfigure(agent, arguments["config"])  # type: ignore[arg-type]
         await cell.command(command)
@@ -331,8 +336,11 @@ class Host:
         self.status_changed.set()
 
     def notice(self, cell: Cell, event: str, fields: Mapping[str, Value]) -> None:
-        """Log, and emit as an event of the mesh."""
-        self._log.warning(event, agent=cell.name, **fields)
+        """Log at the level that the fields give (by default warning), keep, and emit as an event of the mesh."""
+        shown = {name: value for name, value in fields.items() if name != "level" and value not in {None, ""}}
+        said = self._log.info if fields.get("level", 4) in {5, 6, 7} else self._log.warning
+        said(event, agent=cell.name, **shown)
+        self.recent_notices.append((cell.name, f"{event.replace('_', ' ')}: {_told(shown)}"))
         row: dict[str, Value] = {"message": event.replace("_", " "), "level": 4, "host": self.host, **fields}
         row.setdefault("agent.name", cell.name)
         kind = Kind(Stage.COOKED, EventClass.DERIVED, f"mesh.{event}")
@@ -388,6 +396,10 @@ def _offering(edge: Edge, now_ns: Callable[[], int]) -> Callable[[Batch], Awaita
         edge.offer(batch, now_ns())
 
     return deliver
+
+
+def _told(fields: Mapping[str, Value]) -> str:
+    return ", ".join(f"{name.rsplit('.', 1)[-1]} {value!s}" for name, value in fields.items())
 
 
 def _one_line(text: str) -> str:

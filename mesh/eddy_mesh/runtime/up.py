@@ -138,6 +138,7 @@ def ready_text(host: Host, server: EmbeddedServer) -> str:
         f"ready: {running_now} agents of backplane {host.backplane} on {host.host}, NATS at {server.url}",
         *waiting,
     ]
+    lines += [f"  {agent}: {text}" for agent, text in host.recent_notices]
     lines += [
         "try, in another terminal:",
         "  eddy tap                                   # every event of this machine, live",
