@@ -25,7 +25,8 @@ SCOPE = "backplane"
 EMIT = "demand"
 INPUT = ("SELECT * WHERE stage = 'analyzed'",)
 NS = 1_000_000_000
-_REPEAT_KEYS = ("diagnosis.id", "source.ip", "destination.ip", "destination.port", "user.name")
+_REPEAT_KEYS = ("diagnosis.id", "event.id", "event.type", "level", "source.ip", "destination.ip", "user.name")
+"""What makes two diagnoses the same: a change of level or the end of an attack is news."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,7 +69,8 @@ class Agent:
         if not self._config.webhook and not self._config.command:
             return Result(filtered=batch.count)
         rows = [(index, flat_row(batch, index)) for index in range(batch.count)]
-        fresh = [(index, row) for index, row in rows if not self._is_repeat(row, now_ns)]
+        keys = [_key(row) for _, row in rows]
+        fresh = [held for held, key in zip(rows, keys, strict=True) if not self._is_repeat(key, now_ns)]
         self._counts["held_back"] += batch.count - len(fresh)
         if not fresh:
             return Result(filtered=batch.count)
@@ -77,21 +79,23 @@ class Agent:
         if problem:
             refusal = Refusal([index for index, _ in fresh], "not_delivered", problem)
             return Result(refusals=(refusal,), filtered=batch.count - len(fresh))
+        for _, row in fresh:
+            self._remember(_key(row), now_ns)
         self._counts["delivered"] += len(fresh)
         return Result(filtered=batch.count - len(fresh))
 
-    def _is_repeat(self, row: Mapping[str, object], now_ns: int) -> bool:
-        if "diagnosis.id" not in row or self._config.repeat_after_s <= 0:
-            return False
-        key = tuple(str(row.get(name)) for name in _REPEAT_KEYS)
+    def _is_repeat(self, key: tuple[str, ...], now_ns: int) -> bool:
         last_ns = self._delivered.get(key)
-        if last_ns is not None and now_ns - last_ns < self._config.repeat_after_s * NS:
-            return True
+        return last_ns is not None and now_ns - last_ns < self._config.repeat_after_s * NS
+
+    def _remember(self, key: tuple[str, ...], now_ns: int) -> None:
+        """Remember what was delivered; what could not be is no repeat when it comes again."""
+        if not key:
+            return
         self._delivered.pop(key, None)
         while len(self._delivered) >= self._config.max_remembered:
             del self._delivered[next(iter(self._delivered))]
         self._delivered[key] = now_ns
-        return False
 
     async def _deliver(self, events: list[dict[str, object]]) -> str:
         """Return "" when every receiver took the events, else what went wrong last."""
@@ -167,3 +171,8 @@ class Agent:
         if verb not in self.queries:
             raise UsageError(f"an application has no query {verb!r}")
         yield {}
+
+
+def _key(row: Mapping[str, object]) -> tuple[str, ...]:
+    """Return what a diagnosis is known by; () for an event that is none, which is always delivered."""
+    return tuple(str(row.get(name)) for name in _REPEAT_KEYS) if "diagnosis.id" in row else ()

@@ -9,15 +9,16 @@ wait, and with it, by its edges' policy, whoever feeds it; nothing that it took 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from eddy_mesh.agent import Result
-from eddy_mesh.batch import Batch
+from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import Value, id_from_text
 from eddy_mesh.errors import StoreError, UsageError
 from eddy_mesh.rows import json_events, json_value
@@ -30,6 +31,8 @@ SCOPE = "backplane"
 EMIT = "demand"
 INPUT = ("SELECT *",)
 T = TypeVar("T")
+MAX_FIELDS = 512
+"""Names of fields told of one kind: JSON logs can bring any number."""
 COMPACT_EVERY = 60
 """Ticks between two looks for small files."""
 
@@ -41,6 +44,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """folder of the store; empty: in the agent's state directory"""
     store: StoreConfig = StoreConfig()
     """settings of the storage engine"""
+
+
+class Held(msgspec.Struct):
+    """What the archive holds of one kind, for the directory."""
+
+    first_ns: int
+    last_ns: int = 0
+    count: int = 0
+    fields: set[str] = set()
+
+    def told(self) -> dict[str, object]:
+        """Return it as the heartbeat tells it."""
+        return {"count": self.count, "first_ns": self.first_ns, "last_ns": self.last_ns, "fields": sorted(self.fields)}
 
 
 class Agent:
@@ -62,7 +78,7 @@ class Agent:
         self._seal: asyncio.Future[int] | None = None
         self._ticks = 0
         self._problem = ""
-        self._holdings: dict[tuple[str, str, str], dict[str, object]] = {}
+        self._holdings: dict[Kind, Held] = {}
 
     @property
     def _opened(self) -> ArchiveStore:
@@ -77,7 +93,16 @@ class Agent:
         opening = asyncio.get_running_loop().run_in_executor(
             self._appending, ArchiveStore, path, self._config.store, context.now_ns()
         )
-        self._store = await opening
+        try:
+            self._store = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with suppress(StoreError):  # a store that nobody closes would keep the folder from the next one
+                (await opening).close()
+            raise
+        for kind, held in self._store.holdings().items():
+            self._enter(
+                kind, held.rows, held.first_ns or context.now_ns(), held.last_ns or context.now_ns(), held.fields
+            )
         if self._store.journal_cut_bytes:  # a crash; what an orderly stop left in the journal is no news
             context.notice("archive_recovered", **_recovered(self._store))
 
@@ -99,19 +124,15 @@ class Agent:
             StoreError: the disk or the memory is full; the batch is offered again.
         """
         await self._run(self._appending, lambda: self._opened.append([batch]))
-        self._note(batch, now_ns)
+        self._enter(batch.kind, batch.count, now_ns, now_ns, batch.columns)
         return Result()
 
-    def _note(self, batch: Batch, now_ns: int) -> None:
-        held = self._holdings.setdefault(
-            tuple(map(str, batch.kind)),  # type: ignore[arg-type]  # three texts
-            {**batch.kind._asdict(), "count": 0, "first_ns": now_ns, "last_ns": now_ns, "fields": []},
-        )
-        held["count"] = int(str(held["count"])) + batch.count
-        held["last_ns"] = now_ns
-        names = held["fields"]
-        if isinstance(names, list) and not batch.columns.keys() <= set(names):
-            held["fields"] = sorted({*names, *batch.columns})
+    def _enter(self, kind: Kind, count: int, first_ns: int, last_ns: int, fields: Iterable[str]) -> None:
+        held = self._holdings.setdefault(kind, Held(first_ns=first_ns))
+        held.count += count
+        held.last_ns = max(held.last_ns, last_ns)
+        if len(held.fields) < MAX_FIELDS:
+            held.fields.update(fields)
 
     async def on_tick(self, now_ns: int) -> Result:
         """Make durable what was taken, and begin to write files of what is due; that goes on in its own thread."""
@@ -155,7 +176,7 @@ class Agent:
             "oldest_ns": store.oldest_ns,
             "damaged": store.damaged,
             "problem": self._problem,
-            "holdings": list(self._holdings.values()),
+            "holdings": [{**kind._asdict(), **held.told()} for kind, held in self._holdings.items()],
         }
 
     async def query(self, verb: str, request: Mapping[str, object]) -> AsyncGenerator[Answer, None]:

@@ -85,7 +85,7 @@ class Agent:
     def _heard(self, message: Message) -> None:
         try:
             status = msgspec.json.decode(message.data, type=dict[str, object])
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return  # not a heartbeat; the next one tells the same
         now_ns = self._context.now_ns() if self._context else 0
         host = str(status.get("host"))

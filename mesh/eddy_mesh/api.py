@@ -24,6 +24,7 @@ from eddy_mesh.bus_nats import connect as connect_bus
 from eddy_mesh.cer import Value, id_text
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, UsageError
+from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.flows import FlowReceiver, live_plan
 from eddy_mesh.local import Whereabouts, find
 from eddy_mesh.rows import flat_rows, json_value, value_of_json
@@ -35,7 +36,9 @@ MAX_WAITING = 2048
 
 
 class Event(Mapping[str, Value]):
-    """One event that a statement selected: a mapping of dotted field names to values, times as int ns.
+    """One event that a statement selected: a mapping of dotted field names to values.
+
+    Times are int ns, ids UUID text.
 
     Attributes:
         id: UUID text, or "" for a row of an aggregate.
@@ -188,7 +191,7 @@ class Mesh:
         for place in places:
             async for row in self.ask("archive", "select", {"statement": render(plan)}, agent=place):
                 identity = str(row.get("#id") or row.get("id") or "")
-                yield Event({n: value_of_json(n, v) for n, v in row.items() if n != "#id"}, identity)
+                yield Event({n: _readable(n, value_of_json(n, v)) for n, v in row.items() if n != "#id"}, identity)
                 count += 1
                 if plan.limit is not None and count >= plan.limit:
                     return
@@ -293,8 +296,19 @@ def events_of(batch: Batch, names: Iterable[str] | None) -> Iterable[Event]:
     """Yield the rows of a batch as events with just the named fields, or all where ``names`` is None."""
     wanted = None if names is None else list(names)
     for row in flat_rows(batch):
-        identity = id_text(row["id"]) if isinstance(row.get("id"), bytes) else ""  # type: ignore[arg-type]
-        yield Event(row if wanted is None else {name: row[name] for name in wanted if name in row}, identity)
+        told = {name: _readable(name, value) for name, value in row.items()}
+        identity = str(told.get("id", ""))
+        yield Event(told if wanted is None else {name: told[name] for name in wanted if name in told}, identity)
+
+
+def _readable(name: str, value: Value) -> Value:
+    """Return a value as tools see it: ids as UUID text, everything else as it is."""
+    kind = type_of(name)
+    if kind is FieldType.ID and isinstance(value, bytes):
+        return id_text(value)
+    if kind is FieldType.IDS and isinstance(value, list):
+        return [id_text(member) if isinstance(member, bytes) else member for member in value]
+    return value
 
 
 async def _until(batches: asyncio.Queue[Batch], until_ns: int | None) -> AsyncIterator[Batch]:

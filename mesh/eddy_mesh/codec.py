@@ -6,8 +6,7 @@ little-endian (addresses network order) and are read in place, without a copy. I
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -15,7 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from eddy_mesh.batch import Batch, Kind, Producer
-from eddy_mesh.columns import Addresses, Bytes, Column, Constant, Ids, Maps, Nulls, Numbers, Packed, Text, Words
+from eddy_mesh.columns import (
+    Addresses,
+    Bytes,
+    Column,
+    Constant,
+    Ids,
+    Maps,
+    Nulls,
+    Numbers,
+    Packed,
+    Text,
+    Words,
+    is_value,
+)
 from eddy_mesh.errors import WireError
 
 WIRE_VERSION = 1
@@ -24,6 +36,8 @@ MAX_MESSAGE_BYTES = 512 * 1024
 
 _DTYPES = frozenset({"|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8"})
 _MAX_COUNT = 1 << 20
+_MAX_EXPANDED_BYTES = 1 << 28
+"""A message of 512 KiB that repeats one text is less than that: 500 octets in each of 500,000 events."""
 
 Buffer: TypeAlias = memoryview
 
@@ -125,6 +139,7 @@ def decode(data: bytes | memoryview, kind: Kind, origin: str) -> Batch:
     if not 0 <= wire.count <= wire.span or wire.count > _MAX_COUNT or wire.first < 0 or wire.stamp_ms < 0:
         raise WireError("codec", f"a batch of {wire.count} events over {wire.span} numbers can not be")
     columns = {name: _decode_column(name, column, wire.count) for name, column in wire.columns.items()}
+    _refuse_expansion(columns, wire.count)
     kept = None
     if wire.kept is not None:
         kept = _array(wire.kept, "<u4", wire.count, "kept").astype(np.uint32, copy=False)
@@ -132,6 +147,20 @@ def decode(data: bytes | memoryview, kind: Kind, origin: str) -> Batch:
             raise WireError("codec", "kept offsets are not ascending inside the span")
     producer = Producer(wire.producer, wire.epoch)
     return Batch(kind, origin, producer, wire.first, wire.stamp_ms, wire.count, columns, kept, wire.span)
+
+
+def _refuse_expansion(columns: Mapping[str, Column], count: int) -> None:
+    """Refuse a small message that stands for so much that joining it, or making rows of it, would fill the memory."""
+    expanded = 0
+    for column in columns.values():
+        if isinstance(column, Constant) and isinstance(column.value, str | bytes | list | dict):
+            expanded += count * len(msgspec.msgpack.encode(column.value))
+        elif isinstance(column, Words) and len(column.values):
+            expanded += count * max(map(len, column.values))
+    if expanded > _MAX_EXPANDED_BYTES:
+        raise WireError(
+            "codec", f"{count} events would take {expanded} octets; at most {_MAX_EXPANDED_BYTES} are taken"
+        )
 
 
 def split(batch: Batch, max_bytes: int = MAX_MESSAGE_BYTES) -> Iterator[tuple[Batch, bytes]]:
@@ -173,7 +202,7 @@ def _raw(values: npt.NDArray[np.generic]) -> Buffer:
 
 def _decode_column(name: str, column: _Column, count: int) -> Column:
     if isinstance(column, _Constant):
-        if isinstance(column.value, msgspec.msgpack.Ext | datetime):
+        if not is_value(column.value):
             raise WireError("codec", f"column {name}: a constant of type {type(column.value).__name__} is not a value")
         return Constant(column.value, count)  # type: ignore[arg-type]  # msgpack holds nothing else that a Value can not
     nulls = _decode_nulls(name, column.nulls, count)

@@ -144,6 +144,8 @@ def _integers(values: Sequence[Value]) -> Numbers:
     if not all(type(value) is int for value in plain):
         raise TypeError("not every value is an integer")
     low, high = min(plain), max(plain)  # type: ignore[type-var]
+    if high >= 1 << 64:  # type: ignore[operator]
+        raise OverflowError("an integer of more than 64 bits")
     if low >= 0:  # type: ignore[operator]
         return Numbers(np.array(plain, np.min_scalar_type(high)), _nulls(values))  # type: ignore[arg-type]
     return Numbers(np.array(plain, np.int64), _nulls(values))

@@ -177,9 +177,19 @@ class Maps(Packed):
         if _is_null(self.nulls, row):
             return None
         try:
-            return msgspec.msgpack.decode(self.bytes_at(row))  # type: ignore[no-any-return]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            value = msgspec.msgpack.decode(self.bytes_at(row))
+        except (msgspec.DecodeError, ValueError, RecursionError):
             return None
+        return value if is_value(value) else None
+
+
+def is_value(value: object) -> bool:
+    """Whether something decoded is a `Value` through and through: no msgpack extension, time, or map with odd keys."""
+    if isinstance(value, list):
+        return all(map(is_value, value))
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and is_value(member) for name, member in value.items())
+    return value is None or isinstance(value, bool | int | float | str | bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,15 +31,16 @@ _IMPLIED = ("id", "version", "type", "event_class", "stage")
 def flat_row(batch: Batch, row: int) -> dict[str, Value]:
     """Return one event as a dict of dotted names, without the fields that it does not have."""
     values = {name: batch.column(name).at(row) for name in _IMPLIED}
+    sparse: dict[str, object] = {}
     for name, column in batch.columns.items():
         value = column.at(row)
         if name == EXTRA:
-            values.update(value if isinstance(value, dict) else {})  # type: ignore[arg-type]  # msgpack members are Values
+            sparse = value if isinstance(value, dict) else sparse
         elif isinstance(value, bytes) and type_of(name) is FieldType.IDS:
             values[name] = split_ids(value)
         else:
             values[name] = value
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in (sparse | values).items() if value is not None}  # type: ignore[misc]  # values of maps are Values
 
 
 def flat_rows(batch: Batch) -> Iterator[dict[str, Value]]:
@@ -71,7 +72,7 @@ def _merged(
         event = implied | {name: value for name, value in zip(names, held, strict=True) if value is not None}
         more = None if sparse is None else sparse.at(row)
         if isinstance(more, dict):
-            event |= {str(name): value for name, value in more.items() if value is not None}
+            event = {str(name): value for name, value in more.items() if value is not None} | event
         yield event
 
 

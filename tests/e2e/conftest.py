@@ -21,6 +21,7 @@ import pytest
 
 from eddy_mesh.api import Mesh, connect
 from eddy_mesh.discovery import _toml
+from eddy_mesh.local import Whereabouts
 from eddy_mesh.server import EmbeddedServer
 
 READY_S = 20.0
@@ -87,7 +88,7 @@ async def eventually(look: Callable[[], Awaitable[T]], timeout_s: float = 15.0, 
     try:
         async with asyncio.timeout(timeout_s):
             while not (last := await look()):
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(pause_s)  # noqa: ASYNC110  # what is waited for is in another process
             return last
     except TimeoutError:
         raise AssertionError(f"not within {timeout_s:g} s; last seen: {last!r}") from None
@@ -130,8 +131,11 @@ class Lab:
         return server
 
     async def mesh(self) -> Mesh:
-        """Return a connection of this test to the server."""
-        return await self._stack.enter_async_context(connect(self.environment["EDDY_SERVER"], owner="test"))
+        """Return a connection of this test to the server, or to the `up` that left a note."""
+        url = self.environment.get("EDDY_SERVER", "")
+        notes = sorted((self.folder / "state" / "running").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        where = None if url else msgspec.json.decode(notes[-1].read_bytes(), type=Whereabouts)
+        return await self._stack.enter_async_context(connect(url, owner="test", where=where))
 
     async def agent(self, *arguments: str) -> Agent:
         """Return a started `eddy-agent`."""

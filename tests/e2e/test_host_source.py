@@ -89,7 +89,7 @@ async def test_a_process_and_its_connection_are_seen(method: host.Method, outlet
     assert len({row["process.entity_id"] for row in started}) == 1
     assert not outlet.losses
     told = outlet.told("host_observation")
-    assert [notice["observed"] for notice in told] == ["processes", "connections"]
+    assert [notice["watched"] for notice in told] == ["processes", "connections"]
     if method is host.Method.POLLING:
         assert {row["event.provider"] for row in cooked(outlet)} == {"procfs"}
         assert "polling" in str(told[0]["method"])

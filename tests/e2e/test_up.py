@@ -1,4 +1,4 @@
-"""`eddy-agent up` as a newcomer has it: ready without configuration, one at a time, ended in order, robust after a crash."""
+"""`eddy-agent up` as a newcomer has it: ready without configuration, one at a time, whole after a crash."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import asyncio
 import json
 import os
 import signal
-import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+from eddy_mesh.errors import BusError, UsageError
+from eddy_mesh.local import Whereabouts, leave_note
+from eddy_mesh.runtime.up import _refuse_second
+
 if TYPE_CHECKING:
     from tests.e2e.conftest import Agent, Lab
+
+    from eddy_mesh.api import Mesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 
@@ -46,11 +52,12 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
-def send_udp(port: int, *payloads: bytes) -> None:
-    """Send datagrams to this machine."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        for payload in payloads:
-            sender.sendto(payload, ("127.0.0.1", port))
+async def counted(mesh: Mesh, pattern: str, count: int) -> bool:
+    """Whether so many events with a message like this are stored."""
+    statement = f"SELECT count(*) AS n WHERE message LIKE '{pattern}'"
+    with suppress(BusError, UsageError):  # the archive is not back yet
+        return [dict(row) async for row in mesh.query(statement)] == [{"n": count}]
+    return False
 
 
 async def test_up_is_ready_and_leaves_nothing_behind(lab: Lab, tmp_path: Path) -> None:
@@ -115,14 +122,9 @@ async def test_events_survive_a_kill(lab: Lab, tmp_path: Path) -> None:
     await agent.ready()
     server = server_of(agent)
     lines = b"".join(json.dumps({"message": f"kept {n}"}).encode() + b"\n" for n in range(50))
-    taken = await lab.eddy("emit", "json", stdin=lines)
-    assert taken.status == 0, taken.err
-    statement = "SELECT count(*) AS n WHERE message LIKE 'kept %'"
-
-    async def stored() -> bool:
-        return (await lab.eddy("query", statement, "--json")).rows == [{"n": 50}]
-
-    assert await lab.eventually(stored)
+    mesh = await lab.mesh()
+    assert await mesh.emit("json", lines.splitlines()) == 50
+    assert await lab.eventually(lambda: counted(mesh, "kept %", 50))
     await asyncio.sleep(1.5)  # an archive promises durability a second after it took an event, not at once
     agent.process.kill()
     await agent.process.wait()
@@ -133,45 +135,38 @@ async def test_events_survive_a_kill(lab: Lab, tmp_path: Path) -> None:
     assert await lab.eventually(server_gone)
     again = await lab.agent("up", "--data", data)
     await again.ready()
-    assert await lab.eventually(stored)
+    seen = await lab.mesh()
+    assert await lab.eventually(lambda: counted(seen, "kept %", 50))
     audit = await lab.eddy("audit")
     assert audit.status == 0, audit.out
     assert await again.end() == 0
     assert "Traceback" not in again.complaints
 
 
-async def test_a_stale_note_with_the_own_process_number_is_no_second_up(lab: Lab, tmp_path: Path) -> None:
+def test_a_stale_note_with_the_own_process_number_is_no_second_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a container the process number after a crash is often the same: it must not refuse itself."""
-    from eddy_mesh.local import Whereabouts, leave_note  # noqa: PLC0415  # reads EDDY_STATE when it is called
-    from eddy_mesh.runtime.up import _refuse_second  # noqa: PLC0415
-
-    data = tmp_path / "data"
-    before = os.environ.get("EDDY_STATE")
-    os.environ["EDDY_STATE"] = str(tmp_path)
-    try:
-        leave_note(Whereabouts(("nats://127.0.0.1:1",), pid=os.getpid(), state=str(data)))
-        _refuse_second(data)
-    finally:
-        os.environ.pop("EDDY_STATE")
-        if before is not None:
-            os.environ["EDDY_STATE"] = before
+    monkeypatch.setenv("EDDY_STATE", str(tmp_path))
+    leave_note(Whereabouts(("nats://127.0.0.1:1",), pid=os.getpid(), state=str(tmp_path / "data")))
+    _refuse_second(tmp_path / "data")
+    leave_note(Whereabouts(("nats://127.0.0.1:1",), pid=os.getppid(), state=str(tmp_path / "data")))
+    with pytest.raises(UsageError, match="runs already"):
+        _refuse_second(tmp_path / "data")
 
 
 async def test_the_server_that_ended_is_started_again(lab: Lab) -> None:
     """A nats-server that is killed comes back on its port, and events flow again without a restart of the agents."""
     agent = await lab.agent("up", "--ephemeral")
     await agent.ready()
+    mesh = await lab.mesh()
     server_of(agent).kill()
 
     async def flows() -> bool:
-        done = await lab.eddy("emit", "json", stdin=b'{"message": "after the crash"}\n')
-        return done.status == 0
+        with suppress(BusError, UsageError):  # it is not back yet
+            return await mesh.emit("json", [b'{"message": "after the crash"}']) == 1
+        return False
 
     assert await lab.eventually(flows, 25)
-
-    async def stored() -> bool:
-        done = await lab.eddy("query", "SELECT message WHERE message = 'after the crash' LIMIT 1", "--json")
-        return bool(done.rows)
-
-    assert await lab.eventually(stored)
+    assert await lab.eventually(lambda: counted(mesh, "after the crash", 1))
     assert await agent.end() == 0

@@ -6,16 +6,17 @@ Exit status 1 when events were lost that nobody accounts for; a missed goal is s
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 
 import uvloop
-
-from measurement import Measurement, as_json, table
+from measurement import Measurement, as_json, number, table
 from rig import BenchError
 
 BENCHMARKS = {
@@ -45,10 +46,16 @@ def main() -> int:
         for name, module in BENCHMARKS.items():
             print(f"{name:10} {(importlib.import_module(module).__doc__ or '').strip()}")
         return 0
-    return uvloop.run(_all(options.names or list(BENCHMARKS), options.seconds, as_lines=options.json))
+    try:
+        return uvloop.run(_all(options.names or list(BENCHMARKS), options.seconds, as_lines=options.json))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 130
 
 
 async def _all(names: list[str], seconds: float, *, as_lines: bool) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # nothing that it started lives on
     done: list[Measurement] = []
     print(f"# {_machine()}", file=sys.stderr)
     status = 0
@@ -58,6 +65,7 @@ async def _all(names: list[str], seconds: float, *, as_lines: bool) -> int:
         try:
             async for one in run(seconds):
                 done.append(one)
+                print(f"# {one.name}: {number(one.value)} {one.unit}", file=sys.stderr, flush=True)
                 if as_lines:
                     print(json.dumps(as_json(one) | {"machine": _machine()}), flush=True)
         except BenchError as error:

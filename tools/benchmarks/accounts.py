@@ -40,8 +40,9 @@ def progress(status: Status) -> tuple[int, ...]:
 
 
 def taken(status: Status, event_type: str) -> int:
-    """Return how many events of a type the agents of a host process made."""
-    return sum(int(str(seen["count"])) for seen in _tables(status, "types") if seen["type"] == event_type)
+    """Return how many cooked events of a type the agents of a host process made."""
+    made = [seen for seen in _tables(status, "types") if seen["stage"] == "cooked" and seen["type"] == event_type]
+    return sum(int(str(seen["count"])) for seen in made)
 
 
 def archived(status: Status) -> tuple[int, int]:

@@ -8,13 +8,14 @@ from contextlib import closing
 from pathlib import Path
 
 import nfcapd
-from eddy_agents.transformers.netflow import Config, Cooking
-from eddy_mesh.store.archive_store import ArchiveStore, StoreConfig
 from flows import capture_file
 from load import replayed
 from measurement import Goal, Measurement, Peer
 from rig import BenchError
 from stored import AT_ONCE, START_S, cooked, numberings
+
+from eddy_agents.transformers.netflow import Config, Cooking
+from eddy_mesh.store.archive_store import ArchiveStore, StoreConfig
 
 GOAL = Goal(40, 20, more_is_better=False)
 PEER_RATE = 20_000

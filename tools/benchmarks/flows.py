@@ -77,7 +77,9 @@ async def _measure(name: str, seconds: float, capture: str, peers: list[Peer]) -
     if best is not None:
         notes.append(f"at {best.rate:,.0f} flows/s for {seconds:g} s: {best.shares}")
     if failed is not None:
-        notes.append(f"not sustained at {failed.wanted:,.0f} flows/s: {'; '.join(failed.verdict.lost) or 'see defects'}")
+        notes.append(
+            f"not sustained at {failed.wanted:,.0f} flows/s: {'; '.join(failed.verdict.lost) or 'see defects'}"
+        )
         defects += failed.verdict.defects
     if nfcapd.is_installed():
         peers = [await _peer(seconds, capture), *peers]
@@ -103,7 +105,7 @@ async def _try(wanted: float, seconds: float, capture: str) -> Step:
         rig.begin()
         sent = await send("flows", port, wanted, seconds, *([capture] if capture else []))
         status, drain_s = await rig.settle()
-        spent = rig.spent()
+        spent, window_s = rig.spent(), rig.window_s()
         told = await received()
     events, rate = int(sent["events"]), sent["events"] / sent["seconds"]
     verdict = check(status, sent=int(sent["sent"]), events=events, event_type="netflow.v9", received=told)
@@ -114,9 +116,11 @@ async def _try(wanted: float, seconds: float, capture: str) -> Step:
     rows, _ = archived(status)
     if verdict.is_clean and rows < events:
         verdict.defects.append(f"the archive holds {rows:,} of {events:,} flows")
-    spent |= {"subscriber": told["cpu_s"], "sender": sent["cpu_s"]}
-    shares = ", ".join(f"{who} {cpu / sent['seconds']:.0%}" for who, cpu in spent.items())
-    return Step(wanted, rate, verdict, f"{shares} of a core; drained in {drain_s:.1f} s")
+    spent |= {"subscriber": float(str(told["cpu_s"])), "sender": sent["cpu_s"]}
+    shares = ", ".join(f"{who} {cpu / window_s:.0%}" for who, cpu in spent.items())
+    costs = ", ".join(f"{who} {cpu / events * 1e6:.2f}" for who, cpu in spent.items())
+    text = f"of a core over {window_s:.1f} s: {shares}; CPU s a million flows: {costs}; drained in {drain_s:.1f} s"
+    return Step(wanted, rate, verdict, text)
 
 
 async def _peer(seconds: float, capture: str) -> Peer:

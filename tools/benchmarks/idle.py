@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import psutil
-
 import rsyslog
 from measurement import Goal, Measurement, Peer
 from rig import cpu_s, free_port, running

@@ -17,7 +17,22 @@ from pathlib import Path
 import numpy as np
 
 FLOWS_PER_DATAGRAM = 28
-FIELDS = ((8, 4), (12, 4), (15, 4), (10, 4), (14, 4), (2, 4), (1, 4), (22, 4), (21, 4), (7, 2), (11, 2), (6, 1), (4, 1), (5, 1))
+FIELDS = (
+    (8, 4),
+    (12, 4),
+    (15, 4),
+    (10, 4),
+    (14, 4),
+    (2, 4),
+    (1, 4),
+    (22, 4),
+    (21, 4),
+    (7, 2),
+    (11, 2),
+    (6, 1),
+    (4, 1),
+    (5, 1),
+)
 """IANA elements of the template that softflowd and Cisco routers send for IPv4, with their lengths."""  # fmt: skip
 RECORD = np.dtype([(str(element), f">u{length}") for element, length in FIELDS])
 SERVICES = np.array([443, 443, 443, 443, 80, 53, 53, 53, 123, 25, 22, 993, 3389, 8080], np.uint16)
@@ -84,7 +99,7 @@ def replayed(capture: Path) -> tuple[list[bytearray], list[int]]:
     return payloads, cooked_counts(payloads)
 
 
-def cooked_counts(payloads: Sequence[bytes]) -> list[int]:
+def cooked_counts(payloads: Sequence[bytes | bytearray]) -> list[int]:
     """Return the number of flows that each NetFlow v9 datagram gives, in order."""
     from eddy_agents.transformers.netflow import Config, Cooking  # noqa: PLC0415  # only replays need it
     from eddy_mesh.actor.numbering import Numbering  # noqa: PLC0415
@@ -161,9 +176,11 @@ def lines(count: int) -> list[bytes]:
 
 
 def send_lines(port: int, rate: float, seconds: float, _: str = "") -> dict[str, float]:
-    """Send syslog lines over TCP, at most ``rate`` lines/s (the receiver may hold it back), and return what was sent."""
+    """Send syslog lines over TCP, at most ``rate`` lines/s and what the receiver lets in; return what was sent."""
     sender = socket.create_connection(("127.0.0.1", port))
-    chunks = [b"".join(lines(CHUNK_LINES * 20)[at : at + CHUNK_LINES]) for at in range(0, CHUNK_LINES * 20, CHUNK_LINES)]
+    chunks = [
+        b"".join(lines(CHUNK_LINES * 20)[at : at + CHUNK_LINES]) for at in range(0, CHUNK_LINES * 20, CHUNK_LINES)
+    ]
     sent = 0
     before = time.process_time()
     began = time.perf_counter()

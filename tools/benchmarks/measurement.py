@@ -65,11 +65,11 @@ class Measurement:
 
 
 def ratio(measurement: Measurement, peer: Peer) -> float | None:
-    """Return how many times better than the peer, above 1 always for the mesh; None where there is nothing to divide."""
+    """Return how many times better than the peer the mesh is, above 1 when it is; None where a value is zero."""
     above, below = measurement.value, peer.value
     if not measurement.goal.more_is_better:
         above, below = below, above
-    return above / below if below else None
+    return above / below if above and below else None
 
 
 def rows(measurement: Measurement) -> list[tuple[str, ...]]:
@@ -78,12 +78,13 @@ def rows(measurement: Measurement) -> list[tuple[str, ...]]:
     mark = "" if goal.reached(measurement.value) else " (missed)"
     bounds = (_bound(goal.at_least, goal) + mark, _bound(goal.aim, goal))
     own = (measurement.name, number(measurement.value), measurement.unit, *bounds)
-    lines: list[tuple[str, ...]] = []
-    for peer in measurement.peers or [None]:
-        times = ratio(measurement, peer) if peer else None
-        compared = (peer.name, number(peer.value), "" if times is None else f"{times:.3g}") if peer else ("", "", "")
-        lines.append((*(own if not lines else ("",) * len(own)), *compared))
-    return lines
+    compared = [_compared(measurement, peer) for peer in measurement.peers] or [("", "", "")]
+    return [(*own, *compared[0]), *((*[""] * len(own), *more) for more in compared[1:])]
+
+
+def _compared(measurement: Measurement, peer: Peer) -> tuple[str, str, str]:
+    times = ratio(measurement, peer)
+    return peer.name, number(peer.value), "" if times is None else f"{times:.3g}"
 
 
 def table(measurements: Iterable[Measurement]) -> str:

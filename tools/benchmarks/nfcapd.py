@@ -46,7 +46,7 @@ class Collected:
 @asynccontextmanager
 async def collecting(folder: Path) -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
     """Run nfcapd; yields its port and process. It writes its last file when it ends."""
-    folder.mkdir()
+    folder.mkdir()  # noqa: ASYNC240  # nothing else waits
     port = free_port(socket.SOCK_DGRAM)
     options = ("-b", "127.0.0.1", "-p", str(port), "-w", str(folder), "-t", "3600", "-B", str(BUFFER_BYTES), "-y")
     async with program("nfcapd", *options, is_quiet=True) as process:
@@ -60,7 +60,7 @@ async def collect(folder: Path, rate: float, seconds: float, capture: str = "") 
         sent = await send("flows", port, rate, seconds, *([capture] if capture else []))
         await asyncio.sleep(SETTLE_S)
         used = cpu_s(process.pid)
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.iterdir())  # noqa: ASYNC240  # the same
     return Collected(int(sent["events"]), stored(folder), sent["events"] / sent["seconds"], used, size)
 
 

@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager
 
 import nats
 import numpy as np
-
-from eddy_mesh.server import EmbeddedServer
 from load import FIELDS, FLOWS_PER_DATAGRAM, RECORD, datagrams
 from measurement import Peer
+from nats.aio.msg import Msg
 from rig import HERE, program
+
+from eddy_mesh.server import EmbeddedServer
 
 NAME = "plain nats-py"
 SUBJECT = "events"
@@ -60,7 +61,7 @@ async def _subscriber(url: str) -> None:
     began = last = 0.0
     late: list[float] = []
 
-    async def receive(message: nats.aio.msg.Msg) -> None:
+    async def receive(message: Msg) -> None:
         nonlocal events, hits, began, last
         event = json.loads(message.data)
         last = time.perf_counter()
@@ -94,7 +95,7 @@ async def _publish_flows(url: str, seconds: float) -> None:
     await client.close()
 
 
-def _values(record: bytes) -> list[int]:
+def _values(record: bytearray) -> list[int]:
     values: list[int] = []
     at = 0
     for _, length in FIELDS:

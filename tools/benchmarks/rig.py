@@ -12,14 +12,14 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-
 from accounts import Status, progress, settled
+
 from eddy_mesh.api import Mesh
 from eddy_mesh.bus_nats import connect
 from eddy_mesh.server import EmbeddedServer
@@ -30,7 +30,7 @@ START_S = 20.0
 END_S = 15.0
 POLL_S = 0.2
 QUIET_S = 1.2
-"""No edge moved for so long: all that was sent has arrived or was lost, and losses (counted each second) are counted."""
+"""No edge moved for so long: what was sent has arrived or was lost, and the losses, told each second, are told."""
 SETTLE_S = 60.0
 
 
@@ -54,6 +54,7 @@ class Rig:
     mesh: Mesh
     state: Path
     _spent: dict[int, float] = field(default_factory=dict)
+    _began: float = 0.0
 
     async def status(self) -> Status:
         """Return the status of the host process; a busy one may take its time."""
@@ -83,7 +84,12 @@ class Rig:
 
     def begin(self) -> None:
         """Begin to count processor time."""
+        self._began = time.monotonic()
         self._spent = {pid: cpu_s(pid) for pid in (self.host.pid, self.server.pid)}
+
+    def window_s(self) -> float:
+        """Return how long processor time has been counted, s: the time in which nothing moves any more included."""
+        return time.monotonic() - self._began
 
     def spent(self) -> dict[str, float]:
         """Return the processor time since `begin`, s."""
@@ -147,7 +153,7 @@ async def _end(host: asyncio.subprocess.Process) -> None:
 
 
 @asynccontextmanager
-async def subscribed(rig: Rig, statement: str) -> AsyncIterator[Callable[[], object]]:
+async def subscribed(rig: Rig, statement: str) -> AsyncIterator[Callable[[], Awaitable[Mapping[str, object]]]]:
     """Run a live subscriber; yields what ends it and returns (awaitable) what it received."""
     arguments = (HERE / "subscriber.py", rig.server.url, rig.server.options.token, statement)
     async with program(sys.executable, *map(str, arguments), is_fed=True) as process:

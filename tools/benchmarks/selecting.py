@@ -4,62 +4,73 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import msgspec
 import numpy as np
+from measurement import Goal, Measurement, Peer
 
 from eddy_mesh.actor.numbering import Numbering
 from eddy_mesh.agent import Draft
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus_memory import MemoryBroker
 from eddy_mesh.cer import EventClass, Stage
-from eddy_mesh.columns import Addresses, Numbers, Words
+from eddy_mesh.columns import Addresses, Column, Numbers, Words
 from eddy_mesh.flows import Lease, flow_id
 from eddy_mesh.runtime.demand import Demand
 from eddy_mesh.selection import compile_statement
-from measurement import Goal, Measurement, Peer
 
 GOAL = Goal(2_000_000, 10_000_000)
 EVENTS = 256 * 28
 """One batch, as a full drain of NetFlow datagrams gives it."""
 NOW_NS = 1_790_000_000_000_000_000
-Event = dict[str, object]
+Event = dict[str, Any]
 PEER_EVENTS = 1000
 LEAST_S = 0.5
 
 
-def subscriptions() -> list[tuple[str, Callable[[Event], bool]]]:
+Condition = Callable[[Event], bool]
+
+
+def subscriptions() -> list[tuple[str, Condition]]:
     """Return conditions, each true for one event in a hundred of `batch`, with the same as plain Python."""
-    made: list[tuple[str, Callable[[Event], bool]]] = []
-    for n in range(20):
-        made.append((f"destination.port = {1000 + n}", lambda event, n=n: event["destination.port"] == 1000 + n))
-    for n in range(10):
-        start = int(IPv4Address(f"10.0.{n}.0"))
-        made.append((
-            f"source.ip IN CIDR '10.0.{n}.0/24'",
-            lambda event, start=start: start <= int(IPv4Address(event["source.ip"])) < start + 256,  # type: ignore[arg-type]
-        ))  # fmt: skip
-    for n in range(10):
-        low, high = n * 10_000, n * 10_000 + 9_999
-        made.append((
-            f"network.bytes BETWEEN {low} AND {high}",
-            lambda event, low=low, high=high: low <= event["network.bytes"] <= high,  # type: ignore[operator]
-        ))  # fmt: skip
-    for n in range(10):
-        made.append((
-            f"network.transport = 'tcp' AND destination.port IN ({2 * n + 1000}, {2 * n + 1001})",
-            lambda event, n=n: event["network.transport"] == "tcp"
-            and event["destination.port"] in {2 * n + 1000, 2 * n + 1001},
-        ))  # fmt: skip
-    return made
+    ports = [(f"destination.port = {1000 + n}", _port_is(1000 + n)) for n in range(20)]
+    networks = [(f"source.ip IN CIDR '10.0.{n}.0/24'", _source_in(f"10.0.{n}.0/24")) for n in range(10)]
+    sizes = [
+        (f"network.bytes BETWEEN {low} AND {low + 9_999}", _size_in(low, low + 9_999))
+        for low in range(0, 100_000, 10_000)
+    ]
+    pairs = [
+        (f"network.transport = 'tcp' AND destination.port IN ({port}, {port + 1})", _tcp_to({port, port + 1}))
+        for port in range(1000, 1020, 2)
+    ]
+    return [*ports, *networks, *sizes, *pairs]
+
+
+def _port_is(port: int) -> Condition:
+    return lambda event: event["destination.port"] == port
+
+
+def _source_in(network: str) -> Condition:
+    wanted = IPv4Network(network)
+    low, high = int(wanted.network_address), int(wanted.broadcast_address)
+    return lambda event: low <= int(IPv4Address(event["source.ip"])) <= high
+
+
+def _size_in(low: int, high: int) -> Condition:
+    return lambda event: low <= event["network.bytes"] <= high
+
+
+def _tcp_to(ports: set[int]) -> Condition:
+    return lambda event: event["network.transport"] == "tcp" and event["destination.port"] in ports
 
 
 def batch() -> Batch:
     """Return flows whose ports, networks and sizes are evenly spread over a hundred values each."""
     draw = np.random.default_rng(7)
     kind = Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v9")
-    columns = {
+    columns: dict[str, Column] = {
         "source.ip": Addresses((0x0A000000 + draw.integers(0, 100 * 256, EVENTS)).astype(">u4")),
         "destination.ip": Addresses((0xC0000200 + draw.integers(0, 250, EVENTS)).astype(">u4")),
         "source.port": Numbers(draw.integers(32768, 61000, EVENTS).astype(np.uint16)),

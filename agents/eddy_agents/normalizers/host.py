@@ -226,7 +226,7 @@ class _Processes:
     async def follow(self, opened: ExitStack) -> None:
         events, reason = await self._subscribed(opened)
         method = "proc connector" if events else "polling"
-        self._outlet.notice("host_observation", observed="processes", method=method, reason=reason, level=6)
+        self._outlet.notice("host_observation", watched="processes", method=method, reason=reason, level=6)
         await self._look(0, is_first=True)
         if events is None:
             await self._poll()
@@ -310,7 +310,7 @@ class _Connections:
     async def follow(self, opened: ExitStack) -> None:
         reason = await self._open(opened)
         method = str(self._sockets.provider) + (" with events" if self._ends else ", polling")
-        self._outlet.notice("host_observation", observed="connections", method=method, reason=reason, level=6)
+        self._outlet.notice("host_observation", watched="connections", method=method, reason=reason, level=6)
         table = SocketTable(self._sockets.facts, self._config.max_sockets, are_ends_told=self._ends is not None)
         loop = asyncio.get_running_loop()
         while True:

@@ -6,7 +6,9 @@ What may live here: `Annotator`, which puts what is known about messages into fi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,10 @@ import numpy.typing as npt
 from eddy_agents.wire.log_columns import ALL, Codes, FieldSet, address_or_none
 from eddy_agents.wire.log_patterns import Pattern, patterns_of
 from eddy_agents.wire.log_shapes import FIELDS, LIMITS, Shapes, table_of
-from eddy_agents.wire.log_spans import Data, Offsets, digits_folded, padded, texts_at
+from eddy_agents.wire.log_spans import Data, Offsets, addresses_at, digits_folded, numbers_at, padded, texts_at
 from eddy_mesh.cer import Value
 from eddy_mesh.columns import Packed, Text, pack
+from eddy_mesh.fields import FieldType, type_of
 
 MAX_MATCHED_BYTES = 4096
 """Longer messages are not looked at: no well-known program writes them, and it bounds the work on hostile ones."""
@@ -24,6 +27,14 @@ MAX_MATCHED_BYTES = 4096
 _CONSTANTS = {"event.action": "action", "event.category": "category", "event.outcome": "outcome", "event.type": "type"}
 """Field → attribute of `Pattern`."""
 _LOWER_CASE = frozenset({"network.transport"})
+_NAMED, _ADDRESS = "source.address", "source.ip"
+_READERS = {1: numbers_at, 2: addresses_at}
+_KINDS = np.array(
+    [2 if name == _NAMED else {FieldType.INT: 1, FieldType.ADDRESS: 2}.get(type_of(name), 0) for name in FIELDS]
+)
+"""For each field its key in `_READERS`; 0 for texts."""
+_READING_ORDER = np.argsort(_KINDS, kind="stable").tolist()
+_LIMITS = np.array([LIMITS.get(field, MAX_MATCHED_BYTES) for field in range(len(FIELDS))])
 
 
 class Annotator:
@@ -45,53 +56,82 @@ class Annotator:
         if not wanted:
             return
         chunk = _Messages(messages)
-        self._shapes.make_room(sum(map(len, wanted.values())))
+        self._shapes.begin_chunk()
         numbers = np.zeros(len(messages), np.intp)
         for patterns, rows in wanted.items():
             numbers[rows] = self._shapes.numbers(patterns, chunk.shapes(rows))
-        odd = self._beyond_limits(chunk, numbers)
-        numbers[odd] = 0
-        rows = np.flatnonzero(numbers)
-        self._put(fields, chunk, rows, numbers[rows])
-        for patterns, rows in wanted.items():
-            for row in np.intersect1d(rows, odd).tolist():
+        pieces = self._pieces(chunk, numbers)
+        is_beyond = pieces.ends - pieces.begins > _LIMITS[pieces.fields]
+        odd = np.unique(pieces.rows[is_beyond]) if is_beyond.any() else pieces.rows[:0]
+        if len(odd):
+            numbers[odd] = 0
+            pieces = pieces.only(~np.isin(pieces.rows, odd))
+        self._put_constants(fields, numbers)
+        _put_pieces(fields, chunk.data, pieces)
+        for patterns, own in wanted.items() if len(odd) else ():
+            for row in np.intersect1d(own, odd).tolist():
                 _put_one(fields, row, patterns, messages.bytes_at(row))
 
-    def _beyond_limits(self, chunk: _Messages, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """Return the rows whose shape does not say how they are read: a run of digits is longer than a group may be."""
-        odd = [numbers[:0]]
-        used = int(np.bitwise_or.reduce(self._shapes.uses[numbers], initial=np.uint32(0)))
-        for field, most in LIMITS.items():
-            if used >> field & 1:
-                rows = np.flatnonzero(self._shapes.ends[field][numbers])
-                begins, ends = self._places(chunk, rows, numbers[rows], field)
-                odd.append(rows[ends - begins > most])
-        return np.unique(np.concatenate(odd))
-
-    def _places(
-        self, chunk: _Messages, rows: npt.NDArray[np.intp], numbers: npt.NDArray[np.intp], field: int
-    ) -> tuple[Offsets, Offsets]:
-        """Return where a field, which all of these rows have, begins and ends in the chunk."""
+    def _pieces(self, chunk: _Messages, numbers: npt.NDArray[np.intp]) -> _Pieces:
+        """Return the fields of all messages, as their shapes say."""
+        shapes = self._shapes
+        uses = int(np.bitwise_or.reduce(shapes.uses[numbers]))
+        used = np.array([field for field in _READING_ORDER if uses >> field & 1], np.intp)
+        places = np.ix_(used, numbers)
+        ends = shapes.ends[places]
+        own, rows = np.nonzero(ends)
         firsts = chunk.firsts[rows]
-        begins, ends = self._shapes.begins[field][numbers], self._shapes.ends[field][numbers]
-        return chunk.where[firsts + begins], chunk.where[firsts + ends]
+        begins = chunk.where[firsts + shapes.begins[places][own, rows]]
+        return _Pieces(used[own], rows, begins, chunk.where[firsts + ends[own, rows]])
 
-    def _put(
-        self, fields: FieldSet, chunk: _Messages, rows: npt.NDArray[np.intp], numbers: npt.NDArray[np.intp]
-    ) -> None:
-        patterns = self._shapes.pattern[numbers]
+    def _put_constants(self, fields: FieldSet, numbers: npt.NDArray[np.intp]) -> None:
+        rows = np.flatnonzero(numbers)
+        patterns = self._shapes.pattern[numbers[rows]]
         for name, attribute in _CONSTANTS.items():
             texts = [getattr(pattern, attribute).encode() for pattern in self._shapes.patterns]
             fields.put_coded(name, rows, texts, patterns)
-        used = int(np.bitwise_or.reduce(self._shapes.uses[numbers], initial=np.uint32(0)))
-        for field, name in enumerate(FIELDS):
-            if not used >> field & 1:
-                continue
-            own = np.flatnonzero(self._shapes.ends[field][numbers])
-            values = texts_at(chunk.data, *self._places(chunk, rows[own], numbers[own], field))
-            if name in _LOWER_CASE:
-                values = [value.lower() for value in values]
-            fields.put(name, rows[own], values)
+
+
+class _Pieces(NamedTuple):
+    """Pieces of messages, ordered by field: offset in `FIELDS`, row, and where each begins and ends."""
+
+    fields: npt.NDArray[np.intp]
+    rows: npt.NDArray[np.intp]
+    begins: Offsets
+    ends: Offsets
+
+    def only(self, chosen: npt.NDArray[np.bool_] | slice) -> _Pieces:
+        """Return some of the pieces."""
+        return _Pieces(*(part[chosen] for part in self))
+
+    def by_field(self) -> Iterator[tuple[str, slice]]:
+        """Yield each field and where its pieces are."""
+        bounds = [0, *(np.flatnonzero(np.diff(self.fields)) + 1).tolist(), len(self.fields)]
+        for first, end in pairwise(bounds):
+            if end > first:
+                yield FIELDS[self.fields[first]], slice(first, end)
+
+
+def _put_pieces(fields: FieldSet, data: Data, pieces: _Pieces) -> None:
+    """Set the fields of all rows; numbers and IPv4 addresses are not made texts first."""
+    kinds = _KINDS[pieces.fields]
+    for kind, reader in _READERS.items():
+        own = pieces.only(slice(*np.searchsorted(kinds, [kind, kind + 1]).tolist()))
+        if not len(own.rows):
+            continue
+        values, fits = reader(data, own.begins, own.ends)
+        for name, held in own.by_field():
+            rows, is_read = own.rows[held], fits[held]
+            fields.put_numbers(_ADDRESS if name == _NAMED else name, rows[is_read], values[held][is_read])
+        if not fits.all():
+            _put_texts(fields, data, own.only(~fits))
+    _put_texts(fields, data, pieces.only(slice(0, int(np.searchsorted(kinds, 1)))))
+
+
+def _put_texts(fields: FieldSet, data: Data, pieces: _Pieces) -> None:
+    for name, held in pieces.by_field():
+        values = texts_at(data, pieces.begins[held], pieces.ends[held])
+        fields.put(name, pieces.rows[held], [value.lower() for value in values] if name in _LOWER_CASE else values)
 
 
 class _Messages:
@@ -149,13 +189,13 @@ def _put_one(fields: FieldSet, row: int, patterns: tuple[Pattern, ...], message:
 
 def split_addresses(fields: FieldSet) -> None:
     """Move what is an address from source.address to source.ip; a name stays."""
-    if not fields.has("source.address"):
+    if not fields.has(_NAMED):
         return
-    named = fields.codes("source.address")
+    named = fields.codes(_NAMED)
     texts = named.texts()
     is_address = np.array([address_or_none(text) is not None for text in texts] + [False])
     rows = np.flatnonzero(is_address[named.codes])
-    fields.put_coded("source.ip", rows, texts, named.codes[rows])
+    fields.put_coded(_ADDRESS, rows, texts, named.codes[rows])
     named.codes[rows] = -1
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from eddy_mesh.batch import EXTRA
 from eddy_mesh.cer import Value
 from eddy_mesh.columnize import address_column
-from eddy_mesh.columns import Addresses, Column, Constant, Maps, Numbers, Text, Words, address_halves, pack
+from eddy_mesh.columns import Addresses, Column, Constant, Maps, Numbers, Text, Words, address_halves, pack, v4_text
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.rows import SPARSE_SHARE
 
@@ -90,6 +90,8 @@ class FieldSet:
     def __init__(self, count: int) -> None:
         self.count = count
         self._fields: dict[str, Codes] = {}
+        self._dense: dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]] = {}
+        self._ready: dict[str, Column] = {}
         self._sparse: dict[int, dict[str, Value]] = {}
 
     def codes(self, name: str) -> Codes:
@@ -97,11 +99,31 @@ class FieldSet:
         held = self._fields.get(name)
         if held is None:
             held = self._fields[name] = Codes(self.count)
+            if name in self._dense:
+                values, is_present = self._dense.pop(name)
+                held.put(np.flatnonzero(is_present), _dense_texts(type_of(name), values[is_present]))
         return held
 
     def has(self, name: str) -> bool:
         """Return whether something was put into a field."""
-        return name in self._fields
+        return name in self._fields or name in self._dense or name in self._ready
+
+    def put_ready(self, name: str, column: Column) -> None:
+        """Set a field of all rows; nothing else is put into it."""
+        self._ready[name] = column
+
+    def put_numbers(self, name: str, rows: npt.NDArray[np.intp], values: npt.NDArray[np.int64]) -> None:
+        """Set a field of some rows that holds numbers or IPv4 addresses, these as 32-bit numbers."""
+        if not len(rows):
+            return
+        if name in self._fields:
+            self.put(name, rows, _dense_texts(type_of(name), values))
+            return
+        if name not in self._dense:
+            self._dense[name] = np.zeros(self.count, np.int64), np.zeros(self.count, np.bool_)
+        held, is_present = self._dense[name]
+        held[rows] = values
+        is_present[rows] = True
 
     def put(self, name: str, rows: Rows, values: Sequence[bytes | None]) -> None:
         """Set a field of some rows: UTF-8 text, decimal digits or an address; None or b"" for none."""
@@ -122,6 +144,8 @@ class FieldSet:
             texts: may hold texts that no row has; all are different.
             codes: for each of the rows an offset into ``texts``.
         """
+        if not len(rows):
+            return
         index = self.codes(name).index
         is_used = np.bincount(codes, minlength=len(texts)).astype(np.bool_)
         numbers = [index[text] if used and text else -1 for text, used in zip(texts, is_used.tolist(), strict=True)]
@@ -132,8 +156,12 @@ class FieldSet:
         self._sparse.setdefault(row, {}).update(values)
 
     def copy(self, source: str, target: str) -> None:
-        """Set ``target``, to which nothing was put yet, to ``source`` in every row."""
-        if source in self._fields:
+        """Set ``target`` to ``source`` in every row that has it."""
+        if source not in self._fields:
+            return
+        if self.has(target):
+            self.put_derived(target, self._fields[source], bytes)
+        else:
             self._fields[target] = self._fields[source].copy()
 
     def derive(self, source: str, target: str, function: Callable[[bytes], bytes]) -> None:
@@ -157,8 +185,14 @@ class FieldSet:
 
     def columns(self) -> dict[str, Column]:
         """Return a column for each field that at least one row has."""
-        columns: dict[str, Column] = {}
+        columns = dict(self._ready)
         least = SPARSE_SHARE * self.count
+        for name, (values, is_present) in self._dense.items():
+            present = int(np.count_nonzero(is_present))
+            if present >= least:
+                columns[name] = _dense_column(type_of(name), values, None if present == self.count else ~is_present)
+        for name in [name for name in self._dense if name not in columns]:
+            self.codes(name)  # which few rows have
         for name, codes in self._fields.items():
             missing = codes.missing()
             present = self.count - int(np.count_nonzero(missing))
@@ -177,6 +211,8 @@ class FieldSet:
     def rows(self) -> list[dict[str, Value]]:
         """Return the fields of each row as dicts of dotted names, for cookings that work by row."""
         rows: list[dict[str, Value]] = [dict(self._sparse.get(row, {})) for row in range(self.count)]
+        for name in list(self._dense):
+            self.codes(name)
         for name, codes in self._fields.items():
             texts, kind = codes.texts(), type_of(name)
             present = np.flatnonzero(~codes.missing())
@@ -192,6 +228,23 @@ class FieldSet:
             value = _value(kind, texts[code])
             if value is not None:
                 self._sparse.setdefault(row, {})[name] = value
+
+
+def _dense_texts(kind: FieldType, values: npt.NDArray[np.int64]) -> list[bytes]:
+    if kind is FieldType.ADDRESS:
+        return [v4_text(value).encode() for value in values.tolist()]
+    return [b"%d" % value for value in values.tolist()]
+
+
+def _dense_column(
+    kind: FieldType, values: npt.NDArray[np.int64], missing: npt.NDArray[np.bool_] | None
+) -> Numbers | Addresses | Constant:
+    if kind is FieldType.ADDRESS:
+        return Addresses(values.astype(">u4"), missing)
+    most = int(values.max())
+    if missing is None and most == int(values.min()):
+        return Constant(most, len(values))
+    return Numbers(values.astype(np.min_scalar_type(most)), missing)
 
 
 def column_of_codes(kind: FieldType, codes: Codes, missing: npt.NDArray[np.bool_] | None) -> Column | None:

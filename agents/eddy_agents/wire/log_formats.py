@@ -11,14 +11,15 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from enum import IntFlag
 from itertools import compress
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.wire.log_columns import Codes, FieldSet, groups_of
+from eddy_agents.wire.log_chunk import Chunk, Repair
+from eddy_agents.wire.log_columns import FieldSet, groups_of
+from eddy_agents.wire.log_header import take_headers
 from eddy_agents.wire.syslog import BOM, MAX_PRIORITY, structured_data
 from eddy_agents.wire.syslog_time import MONTHS, UNREADABLE, Clock
 from eddy_mesh.cer import Value
@@ -29,57 +30,6 @@ Groups: TypeAlias = Sequence[Sequence[bytes | None]]
 """For each group of an expression its text in each line; None where it took no part."""
 
 
-class Repair(IntFlag):
-    """What a line did not say and was supplied: the names in ``syslog.repair``."""
-
-    YEAR = 1
-    TIMEZONE = 2
-    HOST = 4
-    TIMESTAMP = 8
-    CHARSET = 16
-
-
-class Chunk:
-    """What is known so far about the lines of a chunk.
-
-    Attributes:
-        lines: UTF-8 text of each line without its end.
-        text: all lines, each with its end, where no line holds one; else b"".
-        observed: when each was taken in, ns since 1970 UTC.
-        fields: coded fields.
-        messages: text of each message; None where it is the whole line.
-        occurred: ns since 1970 UTC, or `UNREADABLE`.
-        repairs: `Repair` flags of each line.
-    """
-
-    def __init__(self, lines: list[bytes], text: bytes, observed: npt.NDArray[np.int64]) -> None:
-        self.lines = lines
-        self.text = text
-        self.observed = observed
-        self.fields = FieldSet(len(lines))
-        self.messages: list[bytes | None] = [None] * len(lines)
-        self.occurred = np.full(len(lines), UNREADABLE, np.int64)
-        self.repairs = np.zeros(len(lines), np.uint8)
-
-    def repair(self, rows: npt.NDArray[np.intp], what: Repair) -> None:
-        """State that something was supplied in some rows."""
-        self.repairs[rows] |= np.uint8(what)
-
-    def put_messages(self, rows: npt.NDArray[np.intp], messages: Sequence[bytes | None]) -> None:
-        """Set the messages of some rows."""
-        if len(rows) == len(self.messages):
-            self.messages = list(messages)
-            return
-        for row, message in zip(rows.tolist(), messages, strict=True):
-            self.messages[row] = message
-
-    def whole_messages(self) -> list[bytes]:
-        """Return the message of each line."""
-        if None not in self.messages:
-            return self.messages  # type: ignore[return-value]  # just checked
-        return [line if held is None else held for line, held in zip(self.lines, self.messages, strict=True)]
-
-
 class LineFormat(NamedTuple):
     """One form.
 
@@ -87,11 +37,13 @@ class LineFormat(NamedTuple):
         expression: takes one line with its end.
         marker: offset of a group that takes part exactly where the line fits.
         fill: puts the groups of fitting lines into the chunk.
+        quick: takes most lines that fit without the expression; returns the rows of the others.
     """
 
     expression: re.Pattern[bytes]
     marker: int
     fill: Callable[[Chunk, npt.NDArray[np.intp], Groups, Clock], None]
+    quick: Callable[[Chunk, npt.NDArray[np.intp], Clock], npt.NDArray[np.intp]] | None = None
 
     def take(self, chunk: Chunk, rows: npt.NDArray[np.intp], clock: Clock) -> npt.NDArray[np.intp]:
         """Fill in the lines that fit; return the rows of those that do not.
@@ -101,11 +53,11 @@ class LineFormat(NamedTuple):
             rows: which lines to look at; none of them holds a line end.
             clock: converts times.
         """
+        if self.quick is not None and len(rows):
+            rows = self.quick(chunk, rows, clock)
         if not len(rows):
             return rows
-        text = chunk.text
-        if not text or len(rows) < len(chunk.lines):
-            text = b"\n".join([chunk.lines[row] for row in rows.tolist()]) + b"\n"
+        text = b"\n".join(chunk.lines(rows)) + b"\n"
         groups = groups_of(self.expression, text)
         marker = groups[self.marker]
         if None not in marker:
@@ -146,35 +98,15 @@ def _priority(chunk: Chunk, rows: npt.NDArray[np.intp], values: Sequence[bytes |
 
 
 def _bsd(chunk: Chunk, rows: npt.NDArray[np.intp], groups: Groups, clock: Clock) -> None:
-    # Priority and time, and host and tag, are coded together: pairs repeat nearly as often as their parts.
-    fields, before, names = chunk.fields, Codes(len(chunk.lines)), Codes(len(chunk.lines))
-    before.put(rows, groups[0])
-    names.put(rows, groups[1])
-    if any(text.startswith(b"<") for text in before.texts()):
-        fields.put_derived("log.syslog.priority", before, _priority_of)
-    times = clock.bsd([text.rpartition(b">")[2] for text in before.texts()], int(chunk.observed[rows[0]]))
-    chunk.occurred[rows] = times[before.codes[rows]]
+    fields = chunk.fields
+    _priority(chunk, rows, groups[0])
+    chunk.occurred[rows] = clock.bsd(groups[1], int(chunk.observed[rows[0]]))
     chunk.repair(rows, Repair.YEAR | Repair.TIMEZONE)
     fields.put_same("syslog.format", rows, b"rfc3164")
-    fields.put_derived("log.syslog.hostname", names, lambda text: text.partition(b" ")[0])
-    fields.put_derived("log.syslog.appname", names, lambda text: text.partition(b" ")[2])
-    fields.put("log.syslog.procid", rows, groups[2])
-    chunk.put_messages(rows, groups[3])
+    _tag(chunk, rows, groups[2:])
 
 
-def _priority_of(text: bytes) -> bytes:
-    digits = text[1:].partition(b">")[0] if text.startswith(b"<") else b""
-    return digits if digits and int(digits) <= MAX_PRIORITY else b""
-
-
-BSD = LineFormat(
-    _one_line(
-        r"((?:<\d{1,3}>)?[A-Z][a-z][a-z] [ \d]?\d \d\d:\d\d:\d\d) "
-        r"([^ \n\[]+(?<!:) [^ :\[\n]+)(?:\[(\d{1,18})\])?:(?: |(?=\n))(.*)"
-    ),
-    0,
-    _bsd,
-)
+BSD = LineFormat(_one_line(_PRI + r"?([A-Z][a-z][a-z] [ \d]?\d \d\d:\d\d:\d\d) " + _TAG), 1, _bsd, take_headers)
 """RFC 3164 with or without priority, as in /var/log/syslog."""
 
 

@@ -15,10 +15,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.wire.log_annotate import annotate, split_addresses
+from eddy_agents.wire.log_annotate import Annotator, split_addresses
+from eddy_agents.wire.log_chunk import Chunk, Repair
 from eddy_agents.wire.log_columns import FieldSet
-from eddy_agents.wire.log_formats import Chunk, LineFormat, Repair, flat_elements, put_values
+from eddy_agents.wire.log_formats import LineFormat, flat_elements, put_values
 from eddy_agents.wire.log_rows import carried_columns, payload_bytes
+from eddy_agents.wire.log_spans import Offsets
 from eddy_agents.wire.syslog import FACILITY_NAMES, Syslog, cisco_severity, parse_any
 from eddy_agents.wire.syslog_time import UNREADABLE, Clock
 from eddy_mesh.agent import Draft
@@ -58,6 +60,7 @@ class LineCooking:
         self, zone: tzinfo, formats: Sequence[LineFormat], *, syslog: re.Pattern[bytes], host_from: Sequence[str]
     ) -> None:
         self._clock = Clock(zone)
+        self._annotator = Annotator()
         self._formats = formats
         self._syslog = syslog
         self._host_from = host_from
@@ -70,10 +73,10 @@ class LineCooking:
             kind: of the cooked events.
             now_ns: ns since 1970 UTC; stands for ``observed`` where a batch does not have it.
         """
-        lines, text, recoded = payload_lines(batch)
-        chunk = Chunk(lines, text, _observed(batch, now_ns))
+        text, begins, ends, recoded = payload_lines(batch)
+        chunk = Chunk(text, begins, ends, _observed(batch, now_ns))
         chunk.repair(np.array(recoded, np.intp), Repair.CHARSET)
-        rest = [row for row in self._take(chunk).tolist() if self._syslog.match(lines[row])]
+        rest = [row for row in self._take(chunk).tolist() if self._syslog.match(chunk.line(row))]
         if rest:
             self._one_by_one(chunk, np.array(rest))
         _derive(chunk.fields)
@@ -83,26 +86,26 @@ class LineCooking:
             chunk.occurred = np.where(unreadable, chunk.observed, chunk.occurred)
             chunk.repairs[unreadable] &= ~np.uint8(Repair.YEAR | Repair.TIMEZONE)
             chunk.repair(np.flatnonzero(unreadable), Repair.TIMESTAMP)
-        messages = chunk.whole_messages()
-        annotate(chunk.fields, chunk.fields.codes("log.syslog.appname"), messages)
+        messages = chunk.messages()
+        self._annotator.annotate(chunk.fields, chunk.fields.codes("log.syslog.appname"), messages)
         split_addresses(chunk.fields)
         return Draft(kind, batch.count, _columns(chunk, messages, batch))
 
     def _take(self, chunk: Chunk) -> npt.NDArray[np.intp]:
         """Run the chunk expressions, the one that fits the first line first; return the rows that none takes."""
-        rows = np.arange(len(chunk.lines))
+        rows = np.arange(chunk.count)
         several = rows[:0]
-        if not chunk.text:
-            whole = np.fromiter((b"\n" not in line for line in chunk.lines), np.bool_, len(rows))
+        if b"\n" in chunk.text:
+            whole = np.fromiter((b"\n" not in line for line in chunk.lines(rows)), np.bool_, len(rows))
             several, rows = rows[~whole], rows[whole]
         if len(rows):
-            first = chunk.lines[int(rows[0])] + b"\n"
+            first = chunk.line(int(rows[0])) + b"\n"
             for form in sorted(self._formats, key=lambda form: not _fits(form, first)):
                 rows = form.take(chunk, rows, self._clock)
         return np.sort(np.concatenate([rows, several]))
 
     def _one_by_one(self, chunk: Chunk, rows: npt.NDArray[np.intp]) -> None:
-        parsed = [parse_any(chunk.lines[row]) for row in rows.tolist()]
+        parsed = [parse_any(chunk.line(row)) for row in rows.tolist()]
         for name, attribute in _PARTS.items():
             values = [getattr(parts, attribute) for parts in parsed]
             if any(value is not None for value in values):
@@ -146,41 +149,34 @@ def _text(value: Value) -> bytes:
     return b"" if value is None else str(value).encode("utf-8", "replace")
 
 
-def payload_lines(batch: Batch) -> tuple[list[bytes], bytes, list[int]]:
+def payload_lines(batch: Batch) -> tuple[bytes, Offsets, Offsets, list[int]]:
     """Return the payloads as UTF-8 lines.
 
     Args:
         batch: raw events.
 
     Returns:
-        Each line without its end; all of them, each with its end, or b"" where one holds a line end; and the rows that
-        were Latin-1.
+        All lines; where each begins and ends, without its line end; and the rows that were Latin-1.
     """
     column = batch.column("event.original")
-    text = _with_line_ends(column) if isinstance(column, Bytes) else b""
-    if text:
-        lines = text.split(b"\n")
-        lines.pop()
-        return lines, text, []
+    if isinstance(column, Bytes):
+        offsets = column.offsets.astype(np.int64) - int(column.offsets[0])
+        text = bytes(memoryview(column.data)[int(column.offsets[0]) : int(column.offsets[-1])])
+        if not any(end in text for end in _LINE_ENDS) and _are_utf8(text, offsets[:-1]):
+            return text, offsets[:-1], offsets[1:], []
     lines = [line.rstrip(_LINE_ENDS) for line in payload_bytes(batch)]
     recoded = _recode(lines)
-    joined = b"\n".join(lines) + b"\n"
-    return lines, joined if joined.count(b"\n") == len(lines) else b"", recoded
+    packed, text = pack(lines)
+    offsets = packed.astype(np.int64)
+    return text, offsets[:-1], offsets[1:], recoded
 
 
-def _with_line_ends(column: Bytes) -> bytes:
-    """Return the payloads with a line end after each, or b"" where that is not all there is to do."""
-    count = len(column)
-    start, stop = int(column.offsets[0]), int(column.offsets[-1])
-    data = bytes(memoryview(column.data)[start:stop])
-    if b"\n" in data or b"\r" in data or b"\0" in data or not _is_utf8(data):
-        return b""
-    whole = np.full(len(data) + count, ord("\n"), np.uint8)
-    is_data = np.ones(len(whole), np.bool_)
-    is_data[column.offsets[1:].astype(np.intp) - start + np.arange(count)] = False
-    whole[is_data] = np.frombuffer(data, np.uint8)
-    text = whole.tobytes()
-    return text if data.isascii() or _is_utf8(text) else b""
+def _are_utf8(text: bytes, begins: Offsets) -> bool:
+    """Return whether each line is UTF-8: all are, end to end, and none begins within a character."""
+    if text.isascii():
+        return True
+    firsts = np.frombuffer(text + b"\0", np.uint8)[begins]
+    return _is_utf8(text) and not bool(((firsts & 0xC0) == 0x80).any())
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -227,12 +223,12 @@ def process_name(tag: bytes) -> bytes:
     return name.rpartition(b"/")[2] if name.startswith(b"/") else name
 
 
-def _columns(chunk: Chunk, messages: list[bytes], batch: Batch) -> dict[str, Column]:
+def _columns(chunk: Chunk, messages: Text, batch: Batch) -> dict[str, Column]:
     columns: dict[str, Column] = {
         **carried_columns(batch),
         "occurred": Numbers(chunk.occurred),
         **chunk.fields.columns(),
-        "message": Text(*pack(messages)),
+        "message": messages,
     }
     repairs = _repair_column(chunk.repairs)
     if repairs is not None:

@@ -109,14 +109,12 @@ class Shapes:
         self.begins = np.zeros((len(FIELDS), room), np.uint16)
         self.ends = np.zeros((len(FIELDS), room), np.uint16)
 
-    def make_room(self, count: int) -> None:
-        """Prepare for a chunk of messages; numbers given before are void.
-
-        Args:
-            count: most shapes that the chunk can have.
-        """
+    def begin_chunk(self) -> None:
+        """Forget everything where it has become too much; numbers given before are void."""
         if self._count > MAX_SHAPES or self._bytes > MAX_SHAPE_BYTES:
             self._forget(1024)
+
+    def _make_room(self, count: int) -> None:
         room = len(self.pattern)
         if self._count + count <= room:
             return
@@ -131,13 +129,15 @@ class Shapes:
 
         Args:
             patterns: of the program that wrote the messages.
-            shapes: see `make_room`.
+            shapes: at most 65,535 bytes each.
         """
         known = self._known[patterns]
         numbers: list[int | None] = list(map(known.get, shapes))
         if None in numbers:
             table = table_of(patterns)
-            for shape in {shape for shape, number in zip(shapes, numbers, strict=True) if number is None}:
+            new = {shape for shape, number in zip(shapes, numbers, strict=True) if number is None}
+            self._make_room(len(new))
+            for shape in new:
                 known[shape] = self._learn(table, shape)
             numbers = list(map(known.get, shapes))
         return np.array(numbers, np.intp)

@@ -17,6 +17,14 @@ Offsets: TypeAlias = npt.NDArray[np.int64]
 PADDING = 64
 """A window of so many bytes may be read at every offset of the text."""
 
+MAX_DIGITS = 8
+_ZEROS, _HIGH_BITS = np.uint64(0x3030_3030_3030_3030), np.uint64(0x8080_8080_8080_8080)
+_TO_HIGH_BIT = np.uint64(0x7676_7676_7676_7676)
+"""Added to a byte, it sets the high bit of 10 and more."""
+_EVERY_FOURTH = np.uint64(0x0000_00FF_0000_00FF)
+_HIGHER, _LOWER = np.uint64(100 + (1_000_000 << 32)), np.uint64(1 + (10_000 << 32))
+_OCTETS = np.array([1 << 24, 1 << 16, 1 << 8, 1])
+
 
 def padded(text: bytes) -> Data:
     """Return a text as an array with `PADDING` zeros at its end."""
@@ -72,7 +80,35 @@ def digits_folded(data: Data, begins: Offsets) -> tuple[bytes, Offsets]:
     np.logical_not(is_kept[1:], out=is_kept[1:])
     is_kept[begins] = True
     is_kept[len(data) - PADDING + 1 :] = False
-    where = np.flatnonzero(is_kept)
-    folded = data[where[:-1]]
-    folded[is_digit[where[:-1]]] = ord("0")
-    return folded.tobytes(), where
+    folded = np.where(is_digit, np.uint8(ord("0")), data)[is_kept]
+    return folded[:-1].tobytes(), np.flatnonzero(is_kept)
+
+
+def numbers_at(data: Data, begins: Offsets, ends: Offsets) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return the value of each piece that is 1 to `MAX_DIGITS` decimal digits, and whether it is.
+
+    A piece is read as one 64-bit number with a digit in each byte, of which pairs, fours and eights are added up.
+    """
+    lengths = ends - begins
+    every = np.ndarray((len(data) - MAX_DIGITS + 1,), "<u8", buffer=data, strides=(1,))
+    digits = (every[begins] ^ _ZEROS) << (8 * np.maximum(MAX_DIGITS - lengths, 0)).astype(np.uint64)
+    fits = (((digits + _TO_HIGH_BIT) | digits) & _HIGH_BITS == 0) & (lengths > 0) & (lengths <= MAX_DIGITS)
+    pairs = digits * np.uint64(10) + (digits >> np.uint64(8))
+    fours = (pairs & _EVERY_FOURTH) * _HIGHER + ((pairs >> np.uint64(16)) & _EVERY_FOURTH) * _LOWER
+    return (fours >> np.uint64(32)).astype(np.int64), fits
+
+
+def addresses_at(data: Data, begins: Offsets, ends: Offsets) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return each piece that is an IPv4 address as a 32-bit number, and whether it is.
+
+    Source: RFC 6943 section 3.1.1, strict form: four decimal numbers without leading zeros.
+    """
+    dots = np.append(np.flatnonzero(data == ord(".")), [len(data) - PADDING] * 3)
+    first = np.searchsorted(dots, begins)
+    cuts = np.column_stack([begins - 1, dots[first], dots[first + 1], dots[first + 2], ends])
+    starts, lengths = cuts[:, :-1] + 1, np.diff(cuts) - 1
+    fits = ((lengths > 0) & (lengths < 4)).all(axis=1)
+    parts, are_numbers = numbers_at(data, starts.ravel(), (starts + lengths).ravel())
+    are_numbers &= (parts < 256) & ((lengths.ravel() == 1) | (data[starts.ravel()] != ord("0")))
+    fits &= are_numbers.reshape(-1, 4).all(axis=1)
+    return parts.reshape(-1, 4) @ _OCTETS, fits

@@ -81,6 +81,30 @@ class Clock:
                 known[text] = UNREADABLE if text is None else bsd_ns(text, observed_ns, self._zone)
         return np.fromiter(map(known.__getitem__, texts), np.int64, len(texts))
 
+    def bsd_seconds(
+        self,
+        minutes: Sequence[bytes],
+        minute_of: npt.NDArray[np.intp],
+        seconds: npt.NDArray[np.int64],
+        observed_ns: int,
+    ) -> npt.NDArray[np.int64]:
+        """Return times as `bsd` does, converting each minute once.
+
+        Args:
+            minutes: ``Mmm dd hh:mm`` texts.
+            minute_of: for each time an offset into ``minutes``.
+            seconds: 0-99, for each time.
+            observed_ns: when they were taken in, ns since 1970 UTC.
+        """
+        firsts = self.bsd([minute + b":00" for minute in minutes], observed_ns)
+        lasts = self.bsd([minute + b":59" for minute in minutes], observed_ns)
+        times = firsts[minute_of] + seconds * SECOND_NS
+        is_plain = lasts - firsts == 59 * SECOND_NS  # else it is none, or the year changes within it
+        others = np.flatnonzero(~is_plain[minute_of] | (seconds > 60))
+        texts = [b"%s:%02d" % (minutes[minute_of[row]], seconds[row]) for row in others.tolist()]
+        times[others] = self.bsd(texts, observed_ns)
+        return times
+
     def iso(
         self, seconds: Sequence[bytes | None], fractions: Sequence[bytes | None], zones: Sequence[bytes | None]
     ) -> npt.NDArray[np.int64]:

@@ -134,6 +134,7 @@ class Cell:
         self._go = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
         self._crashes: list[int] = []
+        self._is_waiting = False  # between two offers of a batch to an agent whose outside is away or full
         self._ended = asyncio.Event()
         self._ended.set()
         self._log = structlog.get_logger().bind(agent=name)
@@ -246,6 +247,7 @@ class Cell:
     async def drain(self) -> None:
         """Take no more in from outside, handle what waits, stop."""
         if self.state_now in {State.STOPPED, State.FAILED}:
+            await self.stop()  # one that failed may be about to start again
             return
         self._become(State.DRAINING)
         self._go.set()
@@ -257,6 +259,10 @@ class Cell:
             await self._tick_once()
             await self._end_life()
         self._become(State.STOPPED)
+
+    async def halt(self) -> None:
+        """End the agent, and leave what waits in the mailbox there."""
+        await self._end_life()
 
     async def stop(self) -> None:
         """Stop now; what waits in the mailbox is counted as dropped."""
@@ -279,11 +285,14 @@ class Cell:
             self._become(State.PAUSED)
 
     async def _end_life(self) -> None:
-        life, self._life = self._life, None
+        life = self._life
         if life is None:
             return
-        life.cancel()
+        if not life.cancelling():  # of two commands at once only one cancels, and both wait for the end
+            life.cancel()
         await asyncio.gather(life, return_exceptions=True)
+        if self._life is life:
+            self._life = None
         self._ended.set()
 
     def _become(self, state: State) -> None:
@@ -369,8 +378,13 @@ class Cell:
             try:
                 await self._handle(edge, batch)
             except asyncio.CancelledError:
-                edge.discard(batch, "cancelled")
+                if self._is_waiting:  # the agent has taken nothing of it
+                    self.mailbox.put_back(edge, batch)
+                else:
+                    edge.discard(batch, "cancelled")
                 raise
+            finally:
+                self._is_waiting = False
             await asyncio.sleep(0)
 
     async def _handle(self, edge: Edge, batch: Batch) -> None:
@@ -389,16 +403,24 @@ class Cell:
 
     async def _offer(self, batch: Batch) -> Result:
         """Return what the agent says of a batch; an outside that is away or full is waited for."""
+        waits_for = ""
         while True:
+            self._is_waiting = False
             try:
-                result = self._taker().on_batch(batch, self.now_ns())
-                return await result if isinstance(result, Awaitable) else result
+                answer = self._taker().on_batch(batch, self.now_ns())
+                result = await answer if isinstance(answer, Awaitable) else answer
             except (StoreError, BusError) as error:
                 if not error.retryable:
                     raise
-                if self.reason != str(error):
-                    self.reason = str(error)
+                waits_for = str(error)
+                if self.reason != waits_for:
+                    self.reason = waits_for
                     self.notice("agent_waits", **{"agent.name": self.name, "error.message": str(error)})
+            else:
+                if waits_for:
+                    self.reason = ""
+                return result
+            self._is_waiting = True
             await asyncio.sleep(RETRY_S)
 
     def _taker(self) -> Stateful | Task:

@@ -84,6 +84,20 @@ class Mailbox:
             self._left.clear()
             await self._left.wait()
 
+    def put_back(self, edge: Edge, batch: Batch) -> None:
+        """Let a batch that was popped, and that nobody took, in again as the oldest."""
+        self._waiting.appendleft((edge, batch, edge.last_ns))
+        self.events += batch.count
+        self._arrived.set()
+
+    def withdraw(self, edge: Edge) -> list[Batch]:
+        """Take out all that waits for an edge and return it, oldest first."""
+        taken = [batch for owner, batch, _ in self._waiting if owner is edge]
+        self._waiting = deque(held for held in self._waiting if held[0] is not edge)
+        self.events -= sum(batch.count for batch in taken)
+        self._left.set()
+        return taken
+
     def evict(self, edge: Edge, events: int) -> int:
         """Throw away the oldest batches of an edge until so many events fit; return how many events were lost."""
         lost = 0
@@ -183,9 +197,13 @@ class Edge:
 
     def discard(self, batch: Batch, reason: str) -> None:
         """Settle a batch that will never be handled."""
-        self.ledger.queued -= batch.count
-        self.ledger.drop(reason, batch.count)
-        self._completed(batch.count)
+        self.give_up(batch.count, reason)
+
+    def give_up(self, events: int, reason: str) -> None:
+        """Settle so many events that were accepted and will never be handled."""
+        self.ledger.queued -= events
+        self.ledger.drop(reason, events)
+        self._completed(events)
 
     async def until_completed(self, mark: int) -> None:
         """Wait until so many events, counted as `accepted` is, have been handled or discarded."""

@@ -7,6 +7,7 @@ evaluated once for all leases with the same statement.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -20,6 +21,12 @@ from eddy_mesh.errors import BusError, EddyError, UsageError
 from eddy_mesh.flows import Lease
 from eddy_mesh.rows import json_rows
 from eddy_mesh.selection import Plan, compile_statement, matcher, matches_kind, project
+
+MAX_FLOWS = 512
+MAX_STATEMENT = 65_536
+MAX_NAME = 256
+"""Bounds of what others can make this host process hold and tell in its heartbeat: flows, and characters."""
+MAX_LEASE_S = 3600.0
 
 
 class Flow:
@@ -67,9 +74,11 @@ class Demand:
             return False
         flow = self.flows.get(lease.id)
         if flow is None:
+            if len(self.flows) >= MAX_FLOWS:
+                raise UsageError(f"{self._host} publishes {MAX_FLOWS} flows already: end one, or share a statement")
             plan = compile_statement(lease.statement, now_ns=now_ns)
             flow = self.flows[lease.id] = Flow(lease, plan, now_ns // 1_000_000_000, self._host)
-        flow.owners[lease.owner] = now_ns + int(min(lease.lease_s, 3600) * 1e9)
+        flow.owners[lease.owner] = now_ns + int(min(max(lease.lease_s, 0.0), MAX_LEASE_S) * 1e9)
         return True
 
     def unsubscribe(self, data: bytes) -> None:
@@ -99,9 +108,10 @@ class Demand:
             for key in await record.keys():
                 entry = await record.get(key)
                 if entry is not None:
-                    self.subscribe(entry.value, now_ns)
+                    with suppress(UsageError):  # it makes no sense, and whoever renews it is told so
+                        self.subscribe(entry.value, now_ns)
         except EddyError:
-            return  # no JetStream, or a lease from elsewhere that makes no sense: renewals tell us the rest
+            return  # no JetStream: renewals tell us
 
     async def publish(self, batch: Batch) -> None:
         """Publish what the flows select of a batch."""
@@ -139,6 +149,11 @@ def _json_parts(batch: Batch) -> list[tuple[Batch, bytes]]:
 
 def _lease(data: bytes) -> Lease:
     try:
-        return msgspec.json.decode(data, type=Lease)
+        lease = msgspec.json.decode(data, type=Lease)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"not a lease ({error}): send id, statement and owner as JSON") from None
+    if not lease.id or max(len(lease.id), len(lease.owner)) > MAX_NAME or len(lease.statement) > MAX_STATEMENT:
+        raise UsageError(
+            f"not a lease: id and owner have 1 to {MAX_NAME} characters, a statement {MAX_STATEMENT} at most"
+        )
+    return lease

@@ -106,6 +106,8 @@ class Host:
         for cell in self._in_order(sources_first=True):
             for receiver in self._receivers.pop(cell.name, []):
                 await receiver.stop()
+            if cell.state_now is State.FAILED:
+                await self._keep_spooled(cell)
             await cell.drain()
         self._unlisten()
 
@@ -114,8 +116,15 @@ class Host:
         for cell in self._in_order(sources_first=True):
             for receiver in self._receivers.pop(cell.name, []):
                 await receiver.stop()
+            await self._keep_spooled(cell)
             await cell.stop()
         self._unlisten()
+
+    async def _keep_spooled(self, cell: Cell) -> None:
+        """End an agent, and leave what waits for it in its spool on disk, for the next run."""
+        await cell.halt()
+        for spill in self._spills.pop(cell.name, []):
+            spill.close()
 
     def _in_order(self, *, sources_first: bool) -> list[Cell]:
         order = ("normalizer", "transformer", "anonymizer", "analysis")
@@ -210,8 +219,7 @@ class Host:
             await receiver.stop()
         await cell.drain()
         self.router.part(cell)
-        for spill in self._spills.pop(cell.name, []):
-            spill.close()
+        await self._keep_spooled(cell)
         del self.cells[cell.name], self.agents[cell.name], self.blueprints[cell.name]
 
     # --- HostControl
@@ -337,7 +345,7 @@ class Host:
 
     def notice(self, cell: Cell, event: str, fields: Mapping[str, Value]) -> None:
         """Log at the level that the fields give (by default warning), keep, and emit as an event of the mesh."""
-        shown = {name: value for name, value in fields.items() if name != "level" and value not in {None, ""}}
+        shown = {name: value for name, value in fields.items() if name != "level" and value is not None and value != ""}
         said = self._log.info if fields.get("level", 4) in {5, 6, 7} else self._log.warning
         said(event, agent=cell.name, **shown)
         self.recent_notices.append((cell.name, f"{event.replace('_', ' ')}: {_told(shown)}"))

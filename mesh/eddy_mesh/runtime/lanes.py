@@ -23,6 +23,10 @@ from eddy_mesh.task import Task
 from eddy_mesh.version import __version__
 
 HEARTBEAT_S = 2.0
+SETTLE_S = 5.0
+"""Longest wait of a query for the events that reached the agent before it."""
+MAX_SHOWN = 1000
+"""Characters of a statement in the status, which must fit into one message with all of them."""
 HOST = "host"
 """In place of an agent: the host process itself."""
 
@@ -45,6 +49,7 @@ class Lanes:
         self._asked: set[str] = set()
         self._recipients: set[str] = set()
         self._answers: set[asyncio.Task[None]] = set()
+        self._following = asyncio.Lock()
 
     async def start(self) -> None:
         """Listen for commands."""
@@ -95,6 +100,8 @@ class Lanes:
             answer = await self._obey(agent, verb, arguments, message.data)
         except (EddyError, msgspec.MsgspecError) as error:
             answer = {"host": self._host.host, "error": str(error)}
+        except Exception as error:  # noqa: BLE001  # whatever was sent, whoever sent it is told
+            answer = {"host": self._host.host, "error": f"{type(error).__name__}: {error}"}
         if message.reply and answer is not None:
             await self._reply(message.reply, answer)
 
@@ -155,7 +162,7 @@ class Lanes:
             "subscriptions": [
                 {
                     "id": flow.id,
-                    "statement": flow.statement,
+                    "statement": flow.statement[:MAX_SHOWN],
                     "owners": sorted(flow.owners),
                     "events": flow.position,
                     "bytes": flow.bytes_moved,
@@ -182,6 +189,10 @@ class Lanes:
 
     async def follow_agents(self) -> None:
         """Bring query subjects, recipients and service discovery in step with the agents that there are."""
+        async with self._following:  # else an agent that two calls find new is announced twice
+            await self._follow()
+
+    async def _follow(self) -> None:
         for recipient in self._host.demands.keys() - self._recipients - {self._host.backplane}:
             self._recipients.add(recipient)
             await self._listen_for_recipient(recipient)
@@ -250,6 +261,8 @@ class Lanes:
 
     async def _answer_query(self, name: str, message: Message, agent: Task, verb: str) -> None:
         """Answer once the agent has taken all that reached it before the query: stored and live then leave no gap."""
-        for edge in self._host.cells[name].edges:
-            await edge.until_completed(edge.accepted)
+        with contextlib.suppress(TimeoutError):  # a paused archive, or one with a full disk, tells what it has
+            async with asyncio.timeout(SETTLE_S):
+                for edge in self._host.cells[name].edges:
+                    await edge.until_completed(edge.accepted)
         await queries.answer(self._bus, message, agent, verb)

@@ -17,6 +17,9 @@ from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.errors import WireError
 
+FIRST = 1_000_000_000
+"""Number of the first file; lower ones are for what is put back in front of it."""
+
 
 class _Frame(msgspec.Struct, array_like=True):
     stage: str
@@ -45,25 +48,29 @@ class Spill:
         self._directory = directory
         self._quota = quota_bytes
         self._mailbox = mailbox
-        self._files: list[tuple[Path, int]] = []
-        self._number = 0
+        self._files: list[tuple[Path, int, int]] = []  # path, octets, events
+        self._number = FIRST
+        self._edge: Edge | None = None
         self._feeding: asyncio.Task[None] | None = None
 
     def __call__(self, edge: Edge, batch: Batch) -> bool:
         """Keep a batch; return False when the quota or the disk is full."""
+        self._edge = edge
         if not self._files and self._mailbox.has_room(batch.count):
             self._mailbox.put(edge, batch)
             return True
-        data = codec.encode(batch)
-        frame = msgspec.msgpack.encode(_Frame(*batch.kind, batch.origin, crc32(data), data))
-        if self.held_bytes + len(frame) > self._quota or not self._write(frame):
+        frame = _framed(batch)
+        if self.held_bytes + len(frame) > self._quota or not self._write(self._number, frame):
             return False
+        self._files.append((self._path(self._number), len(frame), batch.count))
+        self._number += 1
         if self._feeding is None or self._feeding.done():
             self._feeding = asyncio.get_running_loop().create_task(self._feed(edge), name=f"spill {self._directory}")
         return True
 
     def recover(self, edge: Edge) -> None:
         """Take up what an earlier run of the host process left; a damaged file is counted as one lost batch."""
+        self._edge = edge
         for path in sorted(self._directory.glob("*.batch")):
             self._number = max(self._number, int(path.stem) + 1)
             batch = _read(path)
@@ -72,7 +79,7 @@ class Spill:
                 edge.ledger.offered += 1
                 edge.ledger.drop("spool_damaged", 1)
                 continue
-            self._files.append((path, path.stat().st_size))
+            self._files.append((path, path.stat().st_size, batch.count))
             self.held_bytes += path.stat().st_size
             edge.ledger.offered += batch.count
             edge.ledger.queued += batch.count
@@ -81,12 +88,22 @@ class Spill:
             self._feeding = asyncio.get_running_loop().create_task(self._feed(edge), name=f"spill {self._directory}")
 
     def close(self) -> None:
-        """Stop feeding; what waits stays on disk."""
+        """Stop feeding. What waits stays on disk, and what was read and not handled goes back there, in front."""
         if self._feeding is not None:
             self._feeding.cancel()
+        if self._edge is None:
+            return
+        waiting = self._mailbox.withdraw(self._edge)
+        first = int(self._files[0][0].stem) if self._files else self._number
+        for number, batch in enumerate(waiting, first - len(waiting)):
+            if not self._write(number, _framed(batch)):
+                self._edge.discard(batch, "spool_full")
 
-    def _write(self, frame: bytes) -> bool:
-        path = self._directory / f"{self._number:012d}.batch"
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number:012d}.batch"
+
+    def _write(self, number: int, frame: bytes) -> bool:
+        path = self._path(number)
         partial = path.with_suffix(".part")
         try:
             partial.write_bytes(frame)
@@ -94,21 +111,26 @@ class Spill:
         except OSError:
             partial.unlink(missing_ok=True)
             return False
-        self._number += 1
-        self._files.append((path, len(frame)))
         self.held_bytes += len(frame)
         return True
 
     async def _feed(self, edge: Edge) -> None:
         while self._files:
-            path, size = self._files[0]
+            path, size, events = self._files[0]
             batch = _read(path)
-            if batch is not None:
+            if batch is None:
+                edge.give_up(events, "spool_damaged")
+            else:
                 await self._mailbox.room(batch.count)
                 self._mailbox.put(edge, batch)
             path.unlink(missing_ok=True)
             self._files.pop(0)
             self.held_bytes -= size
+
+
+def _framed(batch: Batch) -> bytes:
+    data = codec.encode(batch)
+    return msgspec.msgpack.encode(_Frame(*batch.kind, batch.origin, crc32(data), data))
 
 
 def _read(path: Path) -> Batch | None:

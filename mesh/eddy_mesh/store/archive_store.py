@@ -15,9 +15,9 @@ from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from eddy_mesh.batch import Batch
+from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventId, Value
 from eddy_mesh.errors import StoreError, UsageError
 from eddy_mesh.selection.plan import Plan
@@ -36,6 +36,15 @@ __all__ = ["ArchiveStore", "StoreConfig"]
 
 _NS = 1_000_000_000
 _T = TypeVar("_T")
+
+
+class Holding(NamedTuple):
+    """What a store holds of one kind: events, first and last ``observed`` (ns since 1970 UTC), names of fields."""
+
+    rows: int
+    first_ns: int
+    last_ns: int
+    fields: set[str]
 
 
 class ArchiveStore:
@@ -265,6 +274,23 @@ class ArchiveStore:
     def oldest_ns(self) -> int | None:
         """The least ``occurred`` time of the sealed events, ns since 1970 UTC, or None where there are none."""
         return self._files.catalogue.totals()[2]
+
+    def holdings(self) -> dict[Kind, Holding]:
+        """Return what the store holds of each kind, held events included."""
+        found: dict[Kind, Holding] = {}
+        with self._lock:
+            pending = [(one.partition.kind, one.rows) for one in self._held.all()]
+        for file in self._files.catalogue.all():
+            summary = file.summary
+            first_ns, last_ns = summary.observed or (0, 0)
+            held = found.setdefault(file.name.partition.kind, Holding(0, first_ns, last_ns, set()))
+            fields = held.fields | set(summary.fields)
+            first_ns, last_ns = min(held.first_ns, first_ns), max(held.last_ns, last_ns)
+            found[file.name.partition.kind] = Holding(held.rows + summary.rows, first_ns, last_ns, fields)
+        for kind, rows in pending:
+            held = found.get(kind, Holding(0, 0, 0, set()))
+            found[kind] = held._replace(rows=held.rows + rows)
+        return found
 
     @property
     def damaged(self) -> int:
