@@ -87,8 +87,8 @@ async def eventually(look: Callable[[], Awaitable[T]], timeout_s: float = 15.0, 
     last: object = None
     try:
         async with asyncio.timeout(timeout_s):
-            while not (last := await look()):
-                await asyncio.sleep(pause_s)  # noqa: ASYNC110  # what is waited for is in another process
+            while not (last := await look()):  # noqa: ASYNC110  # what is waited for is in another process
+                await asyncio.sleep(pause_s)
             return last
     except TimeoutError:
         raise AssertionError(f"not within {timeout_s:g} s; last seen: {last!r}") from None

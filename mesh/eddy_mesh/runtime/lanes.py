@@ -146,7 +146,7 @@ class Lanes:
                 "count": entry.events,
                 "first_ns": entry.first_ns,
                 "last_ns": entry.last_ns,
-                "fields": entry.fields,
+                "fields": sorted(entry.fields),
             }
             for (agent, kind), entry in host.router.census.items()
         ]

@@ -6,6 +6,7 @@ calls; what leaves the process goes through `eddy_mesh.runtime.demand`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from eddy_mesh.actor.cell import Cell
@@ -20,13 +21,18 @@ class Route(NamedTuple):
     consumer: Cell
 
 
-class Seen(NamedTuple):
-    """What the census knows of one kind of one agent."""
+@dataclass(slots=True)
+class Seen:
+    """What the census knows of one kind of one agent; at most `MAX_FIELDS` names of fields."""
 
     events: int
     first_ns: int
     last_ns: int
-    fields: tuple[str, ...]
+    fields: set[str]
+
+
+MAX_KINDS, MAX_FIELDS = 2048, 256
+"""JSON logs with ids as keys bring any number of names; the census is told in every heartbeat."""
 
 
 class Router:
@@ -70,12 +76,12 @@ class Router:
 
     def note(self, producer: Cell, batch: Batch, now_ns: int) -> None:
         """Enter a batch that an agent made here in the census."""
-        key = (producer.name, batch.kind)
-        seen = self.census.get(key)
+        seen = self.census.get((producer.name, batch.kind))
         if seen is None:
-            self.census[key] = Seen(batch.count, now_ns, now_ns, tuple(sorted(batch.columns)))
-            return
-        fields = seen.fields
-        if not batch.columns.keys() <= set(fields):
-            fields = tuple(sorted({*fields, *batch.columns}))
-        self.census[key] = Seen(seen.events + batch.count, seen.first_ns, now_ns, fields)
+            if len(self.census) >= MAX_KINDS:
+                return
+            seen = self.census[producer.name, batch.kind] = Seen(0, now_ns, now_ns, set())
+        seen.events += batch.count
+        seen.last_ns = now_ns
+        if len(seen.fields) < MAX_FIELDS and not batch.columns.keys() <= seen.fields:
+            seen.fields.update(list(batch.columns)[:MAX_FIELDS])
