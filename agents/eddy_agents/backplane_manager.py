@@ -7,6 +7,7 @@ store of record is the key ``topology`` of the bucket ``<backplane>_topology``, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 
 import msgspec
@@ -57,6 +58,7 @@ class Agent:
         self._context: Context | None = None
         self._record: KeyValue | None = None
         self._revision = 0
+        self._applying = asyncio.Lock()
 
     @property
     def _here(self) -> Context:
@@ -107,9 +109,13 @@ class Agent:
             return
         topology = _checked(request.get("topology"), self._here.backplane)
         data = msgspec.json.encode(topology)
-        self._revision = await (record.create(KEY, data) if entry is None else record.update(KEY, data, entry.revision))
-        for host, part in topology.hosts.items():
-            yield await self._configure(host, part)
+        async with self._applying:  # the hosts of one topology are told before those of the next
+            if entry is None:
+                self._revision = await record.create(KEY, data)
+            else:
+                self._revision = await record.update(KEY, data, entry.revision)
+            for host, part in topology.hosts.items():
+                yield await self._configure(host, part)
 
     async def _open(self) -> KeyValue:
         if self._record is None:

@@ -5,6 +5,9 @@ the tag ``tags.anonymization``, ``<policy>/<epoch>``. An event for which no key 
 never passes in the clear.
 
 The key in force is that of the event's own time, so that stored and replayed events get the same results as live ones.
+The name of the source's host, which is a part of the subject, is replaced as the policy says for ``host``. The number
+of the producer stays: a hash of backplane, host and agent, which whoever knows all three can try out.
+
 All methods but drop and truncate are deterministic while a key is in force: equal values stay recognisable as equal,
 and Crypto-PAn also shows which addresses are neighbours. See `eddy_agents.anonymization.crypto_pan`.
 
@@ -23,15 +26,18 @@ import numpy.typing as npt
 from eddy_agents.anonymization import ipcrypt
 from eddy_agents.anonymization.keys import NO_KEY, KeyRing
 from eddy_agents.anonymization.policy import Config, Method, Policy, Rule, Special
-from eddy_agents.anonymization.values import Keyed
+from eddy_agents.anonymization.values import NUMBER_TYPES, Keyed, fits, is_checked
 from eddy_mesh.agent import Refusal, Result
 from eddy_mesh.batch import EXTRA, Batch
 from eddy_mesh.cer import Value
 from eddy_mesh.columnize import any_column, column_of
-from eddy_mesh.columns import Addresses, Column, Constant, Ids, Maps, Numbers, Words, pack
+from eddy_mesh.columns import Addresses, Bytes, Column, Constant, Ids, Maps, Numbers, Words, pack
 from eddy_mesh.fields import FieldType, type_of
 
 TAG = "tags.anonymization"
+
+NO_ORIGIN = "anonymized"
+"""Origin of events whose policy drops the host: a subject can not do without one."""
 
 Names = Sequence[Sequence[str]] | None
 """Names to look for in the text of each row."""
@@ -106,7 +112,12 @@ class Anonymizer:
             if changed is not None:
                 columns[name] = changed
         columns[TAG] = Constant(f"{self._config.policy}/{epoch.number}", batch.count)
-        return batch.with_columns(columns)
+        return replace(batch, origin=self._origin(keyed, batch.origin), columns=columns)
+
+    def _origin(self, keyed: Keyed, origin: str) -> str:
+        """Return what stands for the source's host in subjects and headers: as the rule of ``host`` says."""
+        rule = self._policy.rule("host")
+        return str(keyed.value("host", origin, rule, (origin,)) or NO_ORIGIN)
 
     def _names(self, batch: Batch) -> Names:
         """Return what scrub has to look for in each row; None where no field is scrubbed."""
@@ -121,7 +132,7 @@ class Anonymizer:
             members = extra.at(row) if extra is not None else None
             if isinstance(members, dict):
                 values += [cast("Value", members.get(name)) for name in self._config.names_in_text]
-            rows.append([value for value in values if isinstance(value, str)])
+            rows.append([*_texts(values), batch.origin])
         return rows
 
     def _column(self, keyed: Keyed, name: str, column: Column, names: Names) -> Column | None:
@@ -130,7 +141,11 @@ class Anonymizer:
         rule = self._policy.rule(name)
         if rule.method is Method.DROP:
             return None
-        return column if rule.method is Method.KEEP else changed_column(keyed, name, column, rule, names)
+        return (
+            kept_column(name, column)
+            if rule.method is Method.KEEP
+            else changed_column(keyed, name, column, rule, names)
+        )
 
 
 _KEYS_AT_ONCE = 4
@@ -144,6 +159,31 @@ def _int64(times: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
     if times.dtype == np.uint64:
         times = np.minimum(cast("npt.NDArray[np.uint64]", times), np.uint64(_LATEST))
     return times.astype(np.int64)
+
+
+def _texts(values: Sequence[Value]) -> list[str]:
+    """Return the texts among values and in lists of them."""
+    flat = [member for value in values for member in (value if isinstance(value, list) else [value])]
+    return [member for member in flat if isinstance(member, str)]
+
+
+def kept_column(name: str, column: Column) -> Column | None:
+    """Return a column without the values that its field can not have; None where no other is left.
+
+    Args:
+        name: field name.
+        column: the field's values, of any kind.
+    """
+    kind = type_of(name)
+    if not is_checked(kind) or isinstance(column, Numbers if kind in NUMBER_TYPES else Ids):
+        return column
+    values = [column.at(row) for row in range(len(column))]
+    fitting = [value if fits(kind, value) else None for value in values]
+    if all(value is None for value in fitting):
+        return None
+    if isinstance(column, Bytes):  # made again, so that nothing stays between its rows
+        return column_of(FieldType.BYTES, fitting)
+    return column if fitting == values else any_column(fitting)
 
 
 def changed_column(keyed: Keyed, name: str, column: Column, rule: Rule, names: Names = None) -> Column | None:
@@ -161,8 +201,7 @@ def changed_column(keyed: Keyed, name: str, column: Column, rule: Rule, names: N
     if isinstance(column, Ids):
         return None
     if rule.method is Method.SCRUB and names is not None and any(names):
-        values = [keyed.value(name, column.at(row), rule, names[row]) for row in range(len(column))]
-        return column_of(type_of(name), values)
+        return _scrubbed(keyed, name, column, rule, names)
     if isinstance(column, Constant):
         return Constant(keyed.value(name, column.value, rule), column.count)
     if isinstance(column, Words):
@@ -175,7 +214,25 @@ def changed_column(keyed: Keyed, name: str, column: Column, rule: Rule, names: N
     return cast("Column", type(column)(*pack(changed), column.nulls))
 
 
+def _scrubbed(keyed: Keyed, name: str, column: Column, rule: Rule, names: Sequence[Sequence[str]]) -> Column:
+    """Return a column scrubbed of each row's names; what is there often, with the same names, is read once."""
+    known: dict[tuple[str, tuple[str, ...]], Value] = {}
+    values: list[Value] = []
+    for row in range(len(column)):
+        value, found = column.at(row), names[row]
+        if not isinstance(value, str):
+            values.append(keyed.value(name, value, rule, found))
+            continue
+        key = (value, tuple(found))
+        if key not in known:
+            known[key] = keyed.value(name, value, rule, found)
+        values.append(known[key])
+    return column_of(type_of(name), values)
+
+
 def _numbers(keyed: Keyed, name: str, column: Numbers, rule: Rule) -> Numbers:
+    if rule.method is Method.SCRUB:
+        return column
     distinct, which = np.unique(column.values, return_inverse=True)
     if rule.method is Method.TRUNCATE and column.values.dtype.kind in "iu":
         size = rule.unit_ns if type_of(name) is FieldType.TIME else rule.step

@@ -23,7 +23,29 @@ from eddy_mesh.fields import FieldType, type_of
 _MAX_DEPTH = 32
 """Nesting below which a value is dropped: no source means it, and each level costs a call."""
 
+NUMBER_TYPES = frozenset({FieldType.BOOL, FieldType.INT, FieldType.FLOAT, FieldType.TIME, FieldType.LEVEL})
+
+_ID_BYTES = 16
+
 Array = npt.NDArray[np.unsignedinteger]
+
+
+def is_checked(kind: FieldType) -> bool:
+    """Return whether a field of that type is kept only where its value fits: numbers, times and event ids."""
+    return kind in NUMBER_TYPES or kind in {FieldType.ID, FieldType.IDS}
+
+
+def fits(kind: FieldType, value: Value) -> bool:
+    """Return whether a value is one that a field of that type can have; any is where the type is not checked."""
+    if kind in NUMBER_TYPES:
+        return isinstance(value, int | float)
+    if kind is FieldType.ID:
+        return isinstance(value, bytes) and len(value) == _ID_BYTES
+    if kind is not FieldType.IDS:
+        return True
+    if isinstance(value, bytes):
+        return len(value) % _ID_BYTES == 0
+    return isinstance(value, list) and all(isinstance(one, bytes) and len(one) == _ID_BYTES for one in value)
 
 
 class Keyed:
@@ -111,21 +133,27 @@ class Keyed:
         if value is None or rule.method is Method.DROP or depth > _MAX_DEPTH:
             return None
         if rule.method is Method.KEEP:
-            return value
+            return value if fits(type_of(name), value) else None
         if isinstance(value, str):
             return self.text(name, value, rule, names)
         if isinstance(value, bytes):
             return self.data(value, rule, names)
         if isinstance(value, dict):
-            return {self._member(key): self.value(name, held, rule, names, depth + 1) for key, held in value.items()}  # type: ignore[arg-type]
+            members = ((self._member(name, str(key), rule, names), held) for key, held in value.items())
+            return {key: self.value(name, held, rule, names, depth + 1) for key, held in members}  # type: ignore[arg-type]
         if isinstance(value, list):
             return [self.value(name, held, rule, names, depth + 1) for held in value]  # type: ignore[arg-type]
-        return self.number(name, value, rule)
+        return self.number(name, value, rule) if _is_number(value) else None
 
     def members(self, fields: dict[str, Value], names: Sequence[str]) -> dict[str, Value]:
         """Return a map of fields, each under its own rule, without those that are dropped."""
-        changed = {name: self.value(name, value, self._policy.rule(name), names) for name, value in fields.items()}
-        return {name: value for name, value in changed.items() if value is not None}
+        changed: dict[str, Value] = {}
+        for key, held in fields.items():
+            name = str(key)  # a sender's map may have others
+            value = self.value(name, held, self._policy.rule(name), names)
+            if value is not None:
+                changed[name] = value
+        return changed
 
     def text(self, name: str, text: str, rule: Rule, names: Sequence[str] = ()) -> str:
         """Return the changed form of a text."""
@@ -150,7 +178,9 @@ class Keyed:
         return self._tokens.data(data, rule.prefix, rule.length)
 
     def number(self, name: str, number: float, rule: Rule) -> float:
-        """Return the changed form of a number: rounded towards zero, or its token."""
+        """Return the changed form of a number: rounded towards zero, or its token; scrub finds nothing in it."""
+        if rule.method is Method.SCRUB:
+            return number
         if rule.method is not Method.TRUNCATE:
             return self._tokens.number(number)
         size = rule.unit_ns if type_of(name) is FieldType.TIME else rule.step
@@ -165,9 +195,20 @@ class Keyed:
 
         return scrub(text, names, lambda found: self.address_text(found, _PAN), token)
 
-    def _member(self, name: object) -> str:
-        """Names of members say what a value is, and stay, but for what scrub recognises in them."""
-        return self._scrubbed(str(name), _PAN, ())
+    def _member(self, name: str, key: str, rule: Rule, names: Sequence[str]) -> str:
+        """Return the changed name of a member of a map.
+
+        It says what the value is, and stays but for what scrub recognises in it. Where the field's type has no maps
+        somebody made it up, and it is changed like a value.
+        """
+        if type_of(name) in {FieldType.ANY, FieldType.LIST}:
+            return self._scrubbed(key, _PAN, names)
+        return self.text(name, key, rule, names)
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value is a number; MessagePack has values that are nothing an event can have."""
+    return isinstance(value, int | float)
 
 
 _PAN = Rule(method=Method.CRYPTO_PAN)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from eddy_agents.wire.log_columns import ALL, Codes, FieldSet, address_or_none
 from eddy_agents.wire.log_patterns import Pattern, patterns_of
-from eddy_agents.wire.log_shapes import FIELDS, LIMITS, Shapes, table_of
+from eddy_agents.wire.log_shapes import CONSTANTS, FIELDS, LIMITS, LOWER_CASE, NAMES, Shapes, table_of
 from eddy_agents.wire.log_spans import Data, Offsets, addresses_at, digits_folded, numbers_at, padded, texts_at
 from eddy_mesh.cer import Value
 from eddy_mesh.columns import Packed, Text, pack
@@ -24,9 +24,6 @@ from eddy_mesh.fields import FieldType, type_of
 MAX_MATCHED_BYTES = 4096
 """Longer messages are not looked at: no well-known program writes them, and it bounds the work on hostile ones."""
 
-_CONSTANTS = {"event.action": "action", "event.category": "category", "event.outcome": "outcome", "event.type": "type"}
-"""Field → attribute of `Pattern`."""
-_LOWER_CASE = frozenset({"network.transport"})
 _NAMED, _ADDRESS = "source.address", "source.ip"
 _READERS = {1: numbers_at, 2: addresses_at}
 _KINDS = np.array(
@@ -66,16 +63,16 @@ class Annotator:
         if len(odd):
             numbers[odd] = 0
             pieces = pieces.only(~np.isin(pieces.rows, odd))
-        self._put_constants(fields, numbers)
+        self._put_coded(fields, numbers)
         _put_pieces(fields, chunk.data, pieces)
         for patterns, own in wanted.items() if len(odd) else ():
             for row in np.intersect1d(own, odd).tolist():
                 _put_one(fields, row, patterns, messages.bytes_at(row))
 
     def _pieces(self, chunk: _Messages, numbers: npt.NDArray[np.intp]) -> _Pieces:
-        """Return the fields of all messages, as their shapes say."""
+        """Return the fields whose texts hold digits, as the shapes say."""
         shapes = self._shapes
-        uses = int(np.bitwise_or.reduce(shapes.uses[numbers]))
+        uses = int(np.bitwise_or.reduce(shapes.has_span[numbers]))
         used = np.array([field for field in _READING_ORDER if uses >> field & 1], np.intp)
         places = np.ix_(used, numbers)
         ends = shapes.ends[places]
@@ -84,12 +81,14 @@ class Annotator:
         begins = chunk.where[firsts + shapes.begins[places][own, rows]]
         return _Pieces(used[own], rows, begins, chunk.where[firsts + ends[own, rows]])
 
-    def _put_constants(self, fields: FieldSet, numbers: npt.NDArray[np.intp]) -> None:
-        rows = np.flatnonzero(numbers)
-        patterns = self._shapes.pattern[numbers[rows]]
-        for name, attribute in _CONSTANTS.items():
-            texts = [getattr(pattern, attribute).encode() for pattern in self._shapes.patterns]
-            fields.put_coded(name, rows, texts, patterns)
+    def _put_coded(self, fields: FieldSet, numbers: npt.NDArray[np.intp]) -> None:
+        """Set the fields that every message of a shape has alike."""
+        uses = int(np.bitwise_or.reduce(self._shapes.has_codes[numbers]))
+        for place, name in enumerate(NAMES):
+            if uses >> place & 1:
+                codes = self._shapes.codes[place][numbers]
+                rows = np.flatnonzero(codes)
+                fields.put_coded(name, rows, self._shapes.texts[place], codes[rows])
 
 
 class _Pieces(NamedTuple):
@@ -131,7 +130,7 @@ def _put_pieces(fields: FieldSet, data: Data, pieces: _Pieces) -> None:
 def _put_texts(fields: FieldSet, data: Data, pieces: _Pieces) -> None:
     for name, held in pieces.by_field():
         values = texts_at(data, pieces.begins[held], pieces.ends[held])
-        fields.put(name, pieces.rows[held], [value.lower() for value in values] if name in _LOWER_CASE else values)
+        fields.put(name, pieces.rows[held], [value.lower() for value in values] if name in LOWER_CASE else values)
 
 
 class _Messages:
@@ -180,11 +179,11 @@ def _put_one(fields: FieldSet, row: int, patterns: tuple[Pattern, ...], message:
         return
     pattern, spans = reading
     rows = np.array([row])
-    for name, attribute in _CONSTANTS.items():
+    for name, attribute in CONSTANTS.items():
         fields.put(name, rows, [getattr(pattern, attribute).encode()])
     for field, begin, end in spans:
         value = message[begin:end]
-        fields.put(FIELDS[field], rows, [value.lower() if FIELDS[field] in _LOWER_CASE else value])
+        fields.put(FIELDS[field], rows, [value.lower() if FIELDS[field] in LOWER_CASE else value])
 
 
 def split_addresses(fields: FieldSet) -> None:

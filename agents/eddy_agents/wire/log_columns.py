@@ -146,10 +146,11 @@ class FieldSet:
         """
         if not len(rows):
             return
-        index = self.codes(name).index
-        is_used = np.bincount(codes, minlength=len(texts)).astype(np.bool_)
-        numbers = [index[text] if used and text else -1 for text, used in zip(texts, is_used.tolist(), strict=True)]
-        self.codes(name).codes[rows] = np.array(numbers, np.int32)[codes]
+        held = self.codes(name)
+        table = np.full(len(texts), -1, np.int32)
+        for code in np.flatnonzero(np.bincount(codes)).tolist():
+            table[code] = held.index[texts[code]] if texts[code] else -1
+        held.codes[rows] = table[codes]
 
     def put_row(self, row: int, values: Mapping[str, Value]) -> None:
         """Add fields of one row that go to the column of maps as they are."""

@@ -26,9 +26,15 @@ MAX_SHAPE_BYTES = 4 * 1024 * 1024
 """Beyond either, everything is forgotten before the next chunk."""
 
 FIELDS = tuple(GROUPS.values())
+CONSTANTS = {"event.action": "action", "event.category": "category", "event.outcome": "outcome", "event.type": "type"}
+"""Field → attribute of `Pattern`."""
+NAMES = (*FIELDS, *CONSTANTS)
+LOWER_CASE = frozenset({"network.transport"})
 _NUMBER_OF = {group: number for number, group in enumerate(GROUPS)}
 _BOUNDED = re.compile(r"\(\?P<(\w+)>[^()]*?\{\d,(\d+)\}")
 _KEY_BYTES = 4
+_DIGIT = b"0"
+_LEAST_ROOM = 1024
 
 
 def _limits() -> dict[int, int]:
@@ -88,41 +94,43 @@ def table_of(patterns: tuple[Pattern, ...]) -> Table:
 class Shapes:
     """Remembers shapes. Each has a number; number 0 says that a message has no pattern.
 
+    A field whose text holds no digit has that text in every message of the shape.
+
     Attributes:
-        patterns: patterns met; a shape's is given as an offset into them.
-        pattern: of each shape; -1 for none.
-        begins: offset in the shape at which each field (first axis) of each shape (second axis) begins.
-        ends: where it ends; as it begins for a field that the shape does not have.
-        uses: bit ``n`` says that some field has offset ``n`` in `FIELDS`.
+        texts: for each of `NAMES` the different texts that shapes have; the first is b"" for none.
+        codes: for each of `NAMES` (first axis) and each shape (second axis) an offset into its texts.
+        begins: for each of `FIELDS` and each shape where a text with digits begins in the shape.
+        ends: where it ends; 0 for none.
+        has_codes: bit ``n`` says that a shape has a code for name ``n``.
+        has_span: bit ``n`` says that a shape has a text with digits for field ``n``.
     """
 
     def __init__(self) -> None:
-        self._forget(1024)
+        self._forget()
 
-    def _forget(self, room: int) -> None:
+    def _forget(self) -> None:
         self._known: defaultdict[tuple[Pattern, ...], dict[bytes, int]] = defaultdict(dict)
-        self._offsets: dict[Pattern, int] = {}
         self._count, self._bytes = 1, 0
-        self.patterns: list[Pattern] = []
-        self.pattern = np.full(room, -1, np.int16)
-        self.uses = np.zeros(room, np.uint32)
-        self.begins = np.zeros((len(FIELDS), room), np.uint16)
-        self.ends = np.zeros((len(FIELDS), room), np.uint16)
+        self._code_of: list[dict[bytes, int]] = [{b"": 0} for _ in NAMES]
+        self.texts: list[list[bytes]] = [[b""] for _ in NAMES]
+        self.codes = np.zeros((len(NAMES), _LEAST_ROOM), np.int32)
+        self.begins = np.zeros((len(FIELDS), _LEAST_ROOM), np.uint16)
+        self.ends = np.zeros((len(FIELDS), _LEAST_ROOM), np.uint16)
+        self.has_codes = np.zeros(_LEAST_ROOM, np.uint64)
+        self.has_span = np.zeros(_LEAST_ROOM, np.uint64)
 
     def begin_chunk(self) -> None:
         """Forget everything where it has become too much; numbers given before are void."""
         if self._count > MAX_SHAPES or self._bytes > MAX_SHAPE_BYTES:
-            self._forget(1024)
+            self._forget()
 
     def _make_room(self, count: int) -> None:
-        room = len(self.pattern)
-        if self._count + count <= room:
-            return
-        more = max(room, count)
-        self.pattern = np.concatenate([self.pattern, np.full(more, -1, np.int16)])
-        self.uses = np.concatenate([self.uses, np.zeros(more, np.uint32)])
-        self.begins = np.concatenate([self.begins, np.zeros((len(FIELDS), more), np.uint16)], axis=1)
-        self.ends = np.concatenate([self.ends, np.zeros((len(FIELDS), more), np.uint16)], axis=1)
+        room = self.codes.shape[1]
+        if self._count + count > room:
+            self.codes, self.begins, self.ends, self.has_codes, self.has_span = (
+                np.concatenate([held, np.zeros((*held.shape[:-1], max(room, count)), held.dtype)], axis=-1)
+                for held in (self.codes, self.begins, self.ends, self.has_codes, self.has_span)
+            )
 
     def numbers(self, patterns: tuple[Pattern, ...], shapes: list[bytes]) -> npt.NDArray[np.intp]:
         """Return the number of each shape.
@@ -150,11 +158,21 @@ class Shapes:
         pattern, spans = reading
         number = self._count
         self._count += 1
-        offset = self._offsets.setdefault(pattern, len(self.patterns))
-        if offset == len(self.patterns):
-            self.patterns.append(pattern)
-        self.pattern[number] = offset
-        self.uses[number] = sum(1 << field for field, _, _ in spans)
+        for name, attribute in enumerate(CONSTANTS.values(), len(FIELDS)):
+            self._code(number, name, getattr(pattern, attribute).encode())
         for field, begin, end in spans:
-            self.begins[field, number], self.ends[field, number] = begin, end
+            text = shape[begin:end]
+            if _DIGIT in text:
+                self.begins[field, number], self.ends[field, number] = begin, end
+                self.has_span[number] |= np.uint64(1 << field)
+            else:
+                self._code(number, field, text.lower() if FIELDS[field] in LOWER_CASE else text)
         return number
+
+    def _code(self, number: int, name: int, text: bytes) -> None:
+        if text:
+            code = self._code_of[name].setdefault(text, len(self.texts[name]))
+            if code == len(self.texts[name]):
+                self.texts[name].append(text)
+            self.codes[name, number] = code
+            self.has_codes[number] |= np.uint64(1 << name)

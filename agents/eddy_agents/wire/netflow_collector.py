@@ -55,80 +55,6 @@ V5_LAYOUT: Final = layout_of(V5, [FieldSpec(0, number, length) for number, lengt
 """A v5 record in the elements of IPFIX, which took its fields over. Source: v5 as in `netflow_datagram`."""
 
 
-class Raw:
-    """Where the datagrams of one batch came from: the columns that their records carry on."""
-
-    __slots__ = ("columns",)
-
-    def __init__(self, columns: Mapping[str, Column]) -> None:
-        self.columns = columns
-
-    def row(self, row: Index) -> dict[str, Column]:
-        """Return the named rows of every column."""
-        return {name: column.take(row) for name, column in self.columns.items()}
-
-
-Taken: TypeAlias = tuple[Chunk, int, Header, Stream, int, int, int, int]
-"""One data set: records, how many, header of its datagram, whose, template id, sampling interval,
-ns since 1970 UTC at which the exporter started (-1 unknown), row of the batch. What may change is as it was then."""
-
-
-@dataclass(slots=True, eq=False)
-class Group:
-    """Data sets of one layout, ready to be joined.
-
-    Attributes:
-        layout: of every record.
-        taken: the data sets; the template id is 0 for v5, the interval 0 where it is not known.
-        origins: for sets that waited for their template, in the order of ``taken``: the raw event itself. Empty for
-            others, whose row says it.
-    """
-
-    layout: Layout
-    taken: list[Taken] = field(default_factory=list)
-    origins: list[Mapping[str, Column]] = field(default_factory=list)
-
-
-class Lapse(NamedTuple):
-    """Something that did not come, to be told as an event.
-
-    Attributes:
-        kind: ``gap``, ``template_unknown`` or ``sampling``.
-        stream: whose.
-        values: fields of the event.
-        origins: the raw events that show it.
-    """
-
-    kind: str
-    stream: StreamKey
-    values: dict[str, Value]
-    origins: list[Mapping[str, Column]]
-
-
-class Harvest:
-    """What one batch of datagrams gave."""
-
-    def __init__(self, raw: Raw) -> None:
-        self.raw = raw
-        self.groups: dict[tuple[int, bool], Group] = {}
-        self.lapses: list[Lapse] = []
-        self.refused: dict[str, tuple[list[int], str]] = {}
-
-    def refuse(self, row: int, defect: Malformed) -> None:
-        """Count a datagram, or part of one, that could not be taken."""
-        rows, _ = self.refused.setdefault(defect.reason, ([], str(defect)))
-        if not rows or rows[-1] != row:
-            rows.append(row)
-
-    def group(self, layout: Layout, *, waited: bool) -> Group:
-        """Return the group that sets of a layout go to."""
-        key = (id(layout), waited)
-        held = self.groups.get(key)
-        if held is None:
-            held = self.groups[key] = Group(layout)
-        return held
-
-
 class Collector:
     """Everything that is remembered from one datagram to the next.
 
@@ -180,7 +106,7 @@ class Collector:
         records = None if reader.waiting else reader.flows + reader.options
         gap = stream.sequence.take(header.sequence, clock_ms, reader.flows, records, now_ns)
         if gap is not None:
-            gap.origin = harvest.raw.row(_index(row))
+            gap.origin = harvest.raw.row(row_index(row))
             self._gapped[stream.key] = stream
         if stream.sequence.gaps:
             self._tell_gaps(harvest.lapses, stream, before_ns=-1)
@@ -197,7 +123,7 @@ class Collector:
         if now_ns >= self._expiry_due_ns:
             self._expiry_due_ns = now_ns + _EXPIRY_INTERVAL_NS
             self._streams.expire(now_ns)
-            lapses.extend(_unknown(*expired) for expired in self._pending.expire(now_ns))
+            lapses.extend(unknown(*expired) for expired in self._pending.expire(now_ns))
         return lapses
 
     def _open(self, harvest: Harvest, key: StreamKey, now_ns: int) -> Stream:
@@ -206,7 +132,7 @@ class Collector:
             self._awaiting.pop(forgotten.key, None)
             self._gapped.pop(forgotten.key, None)
             self._tell_gaps(harvest.lapses, forgotten, before_ns=now_ns)
-            harvest.lapses.extend(_unknown(*lost) for lost in self._pending.forget(forgotten.key))
+            harvest.lapses.extend(unknown(*lost) for lost in self._pending.forget(forgotten.key))
         return stream
 
     def define(self, stream: Stream, template: Template, now_ns: int) -> list[Held]:
@@ -338,7 +264,7 @@ class _Reader:
         layout = self.stream.templates[template_id].layout
         chunk, count, defect = layout.cut(held.data, 0, len(held.data))
         if defect is not None:
-            self._harvest.lapses.append(_unknown(self.stream.key, template_id, [held]))
+            self._harvest.lapses.append(unknown(self.stream.key, template_id, [held]))
         if not count:
             return
         if layout.is_options:
@@ -351,7 +277,7 @@ class _Reader:
     def _wait(self, flow_set: FlowSet) -> None:
         self.waiting = True
         data = bytes(self._data[flow_set[1] : flow_set[2]])
-        held = Held(data, self.header, self._harvest.raw.row(_index(self._row)), self._now_ns)
+        held = Held(data, self.header, self._harvest.raw.row(row_index(self._row)), self._now_ns)
         if not self._collector.hold(self.stream, flow_set[0], held):
             self.refuse(Malformed("template_unknown", f"template {flow_set[0]} did not come yet, and no room to wait"))
 
@@ -373,17 +299,3 @@ def _learn(stream: Stream, layout: Layout, chunk: Chunk, count: int) -> None:
         started_ns = values.get(_SYSTEM_INIT_TIME)
         if isinstance(started_ns, int):
             stream.started_ns = started_ns
-
-
-def _unknown(key: StreamKey, template_id: int, waiting: list[Held]) -> Lapse:
-    """Tell that data sets were given up; their datagrams counted as taken when they came."""
-    values: dict[str, Value] = {
-        "netflow.template": template_id,
-        "edge.count": len(waiting),
-        "edge.reason": "template_unknown",
-    }
-    return Lapse("template_unknown", key, values, [held.origin for held in waiting])
-
-
-def _index(row: int) -> Index:
-    return np.array([row], np.intp)

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from eddy_agents.wire.netflow_counts import add_counts
 from eddy_agents.wire.netflow_layout import Layout, Records, Slot
 from eddy_agents.wire.netflow_values import Form, coded, native
 from eddy_mesh.columnize import column_of
@@ -96,6 +97,7 @@ def derive_flow_columns(layout: Layout, records: Records, columns: dict[str, Col
     labels = [slots[n] for n in _MPLS_STACK if n in slots and slots[n].length == 3]
     if labels:
         columns["netflow.mpls_labels"] = _mpls_labels([records.values(slot) for slot in labels])
+    add_counts(columns)
     _add_duration(columns)
 
 
@@ -220,13 +222,6 @@ def _add_duration(columns: dict[str, Column]) -> None:
     start, end = columns.get("event.start"), columns.get("event.end")
     if not isinstance(start, Numbers) or not isinstance(end, Numbers) or "event.duration" in columns:
         return
-    nulls = nulls_of(start) | nulls_of(end)
-    columns["event.duration"] = Numbers(end.values - start.values, nulls if nulls.any() else None)  # type: ignore[operator]
-
-
-def occurred_of(columns: dict[str, Column], export_ns: npt.NDArray[np.int64]) -> Column:
-    """Return when each flow ended, where the record says it, else when it was exported."""
-    end = columns.get("event.end")
-    if not isinstance(end, Numbers):
-        return Numbers(export_ns)
-    return end if end.nulls is None else Numbers(np.where(end.nulls, export_ns, end.values))
+    duration = end.values - start.values  # type: ignore[operator]  # times
+    nulls = nulls_of(start) | nulls_of(end) | (duration < 0)  # some exporters take start and end for each other
+    columns["event.duration"] = Numbers(duration, nulls if nulls.any() else None)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eddy_mesh import codec, flows, subjects
-from eddy_mesh.batch import Batch
+from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, EddyError, UsageError
@@ -27,6 +27,7 @@ MAX_STATEMENT = 65_536
 MAX_NAME = 256
 """Bounds of what others can make this host process hold and tell in its heartbeat: flows, and characters."""
 MAX_LEASE_S = 3600.0
+MAX_KINDS = 1024
 
 
 class Flow:
@@ -43,6 +44,16 @@ class Flow:
         self.position = 0
         self.bytes_moved = 0
         self.ledger = Ledger(f"{host} > flow {lease.id}", policy="drop")
+        self._wanted: dict[tuple[Kind, str], bool] = {}
+
+    def wants(self, kind: Kind, origin: str) -> bool:
+        """Whether the statement can match events of that kind and origin at all."""
+        known = self._wanted.get((kind, origin))
+        if known is None:
+            if len(self._wanted) > MAX_KINDS:
+                self._wanted.clear()
+            known = self._wanted[kind, origin] = matches_kind(self.plan, kind, origin)
+        return known
 
 
 class Demand:
@@ -116,13 +127,13 @@ class Demand:
     async def publish(self, batch: Batch) -> None:
         """Publish what the flows select of a batch."""
         for flow in list(self.flows.values()):
-            if not matches_kind(flow.plan, batch.kind, batch.origin):
+            if not flow.wants(batch.kind, batch.origin):
                 continue
             flow.ledger.offered += batch.count
-            chosen = batch.filter(flow.match(batch))
-            flow.ledger.filtered += batch.count - chosen.count
-            if chosen.count:
-                await self._send(flow, project(flow.plan, chosen))
+            index = np.flatnonzero(flow.match(batch))
+            flow.ledger.filtered += batch.count - len(index)
+            if len(index):
+                await self._send(flow, project(flow.plan, batch).take(index))
 
     async def _send(self, flow: Flow, batch: Batch) -> None:
         subject = subjects.flow(self._backplane, flow.id)
