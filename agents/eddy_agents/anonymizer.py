@@ -1,8 +1,9 @@
 """Anonymizer: applies a policy over fields, so that a recipient gets nothing that its policy does not name.
 
-In: cooked and analyzed events. Out: the same events, changed, on the backplane that the agent's ``backplane`` setting
-names (a recipient's: permissions are given on its first token); never on its own. While no recipient listens nothing
-is done. The policy and its methods are in ``eddy_agents/anonymization``; the keys are in a file of their own.
+In: cooked and analyzed events. Out: the same events, changed, their host a token in the subject too, on the backplane
+that the agent's ``backplane`` setting names (a recipient's: permissions are given on its first token); never on its
+own. While no recipient listens nothing is done. The policy and its methods are in ``eddy_agents/anonymization``; the
+keys are in a file of their own.
 """
 
 from __future__ import annotations

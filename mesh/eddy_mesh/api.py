@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from time import time_ns
 from typing import NamedTuple
 
@@ -19,16 +19,17 @@ import msgspec
 
 from eddy_mesh import queries, subjects
 from eddy_mesh.batch import Batch
-from eddy_mesh.bus import Bus
+from eddy_mesh.bus import Bus, NoResponders
 from eddy_mesh.bus_nats import connect as connect_bus
 from eddy_mesh.cer import Value, id_text
 from eddy_mesh.conservation import Ledger
-from eddy_mesh.errors import BusError, UsageError
+from eddy_mesh.errors import UsageError, WireError
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.flows import FlowReceiver, live_plan
 from eddy_mesh.local import Whereabouts, find
 from eddy_mesh.rows import flat_rows, json_value, value_of_json
 from eddy_mesh.selection import LiveAggregate, Plan, compile_statement, render, row_names
+from eddy_mesh.wire_json import decode_object
 
 TICK_S = 0.25
 MAX_WAITING = 2048
@@ -202,7 +203,11 @@ class Mesh:
         """Return the status of every host process: agents, edges, types and subscriptions."""
         subject = subjects.control_all(self.backplane, "stats")
         answers = await self.bus.gather(subject, b"{}", timeout_s=timeout_s)
-        return sorted(map(_json, (answer.data for answer in answers)), key=lambda status: str(status.get("host")))
+        statuses = []
+        for answer in answers:
+            with suppress(WireError):  # something else is on this subject; the others are no worse for it
+                statuses.append(decode_object(answer.data, "status"))
+        return sorted(statuses, key=lambda status: str(status.get("host")))
 
     async def agents_of(self, kind: str) -> list[Place]:
         """Return where the agents of a type are."""
@@ -227,7 +232,8 @@ class Mesh:
             NoResponders: there is no such host process.
         """
         subject = subjects.control(self.backplane, host, agent, verb)
-        answer = _json((await self.bus.request(subject, msgspec.json.encode(arguments), timeout_s=30)).data)
+        reply = await self.bus.request(subject, msgspec.json.encode(arguments), timeout_s=30)
+        answer = decode_object(reply.data, "control")
         if "error" in answer:
             raise UsageError(str(answer["error"]))
         return answer
@@ -257,11 +263,9 @@ class Mesh:
         for chunk in _chunks(lines, self.bus.max_payload // 2):
             try:
                 answer = await self.bus.request(subjects.emit(self.backplane, type_name), chunk, timeout_s=30)
-            except BusError as error:
-                if error.retryable and "respond" not in str(error):
-                    raise
+            except NoResponders:
                 raise UsageError("no host process has an emit source: add one (eddy-agent describe emit)") from None
-            told = _json(answer.data)
+            told = decode_object(answer.data, "emit")
             if "error" in told:
                 raise UsageError(str(told["error"]))
             taken += int(str(told.get("accepted", 0)))
@@ -321,15 +325,6 @@ async def _until(batches: asyncio.Queue[Batch], until_ns: int | None) -> AsyncIt
         except TimeoutError:
             return
         yield batch
-
-
-def _json(data: bytes) -> dict[str, object]:
-    try:
-        return msgspec.json.decode(data, type=dict[str, object])
-    except msgspec.MsgspecError as error:
-        raise BusError(
-            f"an answer is not JSON ({error}): is something else on this subject?", retryable=False
-        ) from None
 
 
 def _chunks(lines: Iterable[bytes], most_bytes: int) -> Iterable[bytes]:

@@ -359,7 +359,7 @@ class NatsBus:
         self._subscriptions.clear()
         try:
             await self._client.close()
-        except OSError:
+        except (OSError, RuntimeError):  # uvloop says the latter of a transport that is gone
             self._errors["connection"] += 1
 
     # ------------------------------------------------------------------------------------------ JetStream

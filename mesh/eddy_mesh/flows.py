@@ -7,6 +7,7 @@ side is `eddy_mesh.runtime.demand`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from hashlib import blake2b
@@ -19,14 +20,19 @@ from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus, KeyValue, Message, Subscription
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.conservation import Ledger
-from eddy_mesh.errors import BusError, WireError
+from eddy_mesh.errors import BusError, EddyError, WireError
 from eddy_mesh.fields import type_of
 from eddy_mesh.selection import Plan, needed_fields, render
 from eddy_mesh.selection.plan import Item, Operand
+from eddy_mesh.wire_json import decode_object
 
 LEASE_S = 30.0
 """A subscription that is not renewed for so long is over."""
 RENEW_S = LEASE_S / 3
+MAX_COUNT = 1 << 20
+MAX_GAP = 1 << 32
+"""A larger hole in the positions of a host is no loss but a lie, or a new life that its epoch does not show."""
+MAX_HOSTS = 4096
 SUBSCRIBE, UNSUBSCRIBE = "subscribe", "unsubscribe"
 Form = Literal["columns", "json"]
 
@@ -119,11 +125,21 @@ def parse_headers(message: Message) -> FlowMessage:
         stage, event_class, type_name = held["Eddy-Kind"].split(".", 2)
         epoch, _, position = held["Eddy-Position"].partition(":")
         kind = Kind(Stage(stage), EventClass(event_class), type_name)
-        return FlowMessage(
+        told = FlowMessage(
             kind, held["Eddy-Origin"], held["Eddy-Host"], int(held["Eddy-Count"]), int(epoch), int(position)
         )
     except (KeyError, ValueError) as error:
         raise WireError("flow", f"headers of a message on {message.subject} make no sense ({error})") from None
+    if not 0 < told.count <= MAX_COUNT or told.position < 0:
+        raise WireError("flow", f"a message of {told.count} events at position {told.position} can not be")
+    return told
+
+
+def _decoded(message: Message, told: FlowMessage) -> Batch:
+    batch = codec.decode(message.data, told.kind, told.origin)
+    if batch.count != told.count:
+        raise WireError("flow", f"the headers tell of {told.count} events, the batch has {batch.count}")
+    return batch
 
 
 Deliver = Callable[[Batch], Awaitable[None] | None]
@@ -157,8 +173,8 @@ class FlowReceiver:
     async def start(self, timeout_s: float = 2.0) -> None:
         """Subscribe and ask; on return every host process that answered publishes the flow."""
         self._subscription = await self._bus.subscribe(subjects.flow(self._backplane, self.lease.id), self._receive)
-        await self._ask(timeout_s)
         self._renewal = asyncio.get_running_loop().create_task(self._renew(), name=f"lease {self.lease.id}")
+        await self._ask(timeout_s)
 
     async def stop(self) -> None:
         """Give the lease back."""
@@ -167,6 +183,8 @@ class FlowReceiver:
             await asyncio.gather(self._renewal, return_exceptions=True)
         if self._subscription is not None:
             await self._subscription.unsubscribe()
+        if not self._bus.connected:
+            return  # the lease runs out by itself
         try:
             if self._leases is not None:
                 await self._leases.delete(self._key)
@@ -188,29 +206,29 @@ class FlowReceiver:
             self._leases = None  # without JetStream a host that starts later learns of the lease when it is renewed
         subject = subjects.control_all(self._backplane, SUBSCRIBE)
         for answer in await self._bus.gather(subject, data, timeout_s=timeout_s, idle_s=0.15):
-            try:
-                self.hosts.add(str(msgspec.json.decode(answer.data, type=dict[str, object]).get("host", "")))
-            except msgspec.MsgspecError:
-                continue  # somebody else answers on this subject; it does not publish the flow
+            with contextlib.suppress(WireError):  # somebody else answers here; it does not publish the flow
+                self.hosts.add(str(decode_object(answer.data, "lease").get("host", "")))
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
             try:
                 await self._ask(1.0)
-            except BusError:
+            except EddyError:
                 continue  # away; asked again after the next interval, and hosts read the leases when they are back
 
     async def _receive(self, message: Message) -> None:
+        lost = 1
         try:
             told = parse_headers(message)
             if told.host == self._own_host:
                 return
+            lost = told.count
             self._count_gap(told)
-            batch = codec.decode(message.data, told.kind, told.origin)
+            batch = _decoded(message, told)
         except WireError:
-            self._ledger.offered += 1
-            self._ledger.drop("not_decoded", 1)
+            self._ledger.offered += lost
+            self._ledger.drop("not_decoded", lost)
             return
         delivered = self._deliver(batch)
         if delivered is not None:
@@ -219,7 +237,9 @@ class FlowReceiver:
     def _count_gap(self, told: FlowMessage) -> None:
         """Events that a host published after its last message here and before this one did not arrive."""
         epoch, expected = self._positions.get(told.host, (told.epoch, told.position))
-        if epoch == told.epoch and told.position > expected:
+        if epoch == told.epoch and 0 < told.position - expected <= MAX_GAP:
             self._ledger.offered += told.position - expected
             self._ledger.drop("gap", told.position - expected)
+        if told.host not in self._positions and len(self._positions) >= MAX_HOSTS:
+            del self._positions[next(iter(self._positions))]
         self._positions[told.host] = (told.epoch, told.position + told.count)

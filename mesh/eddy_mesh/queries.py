@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from uuid import uuid4
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from eddy_mesh.bus import Bus, Message, NoResponders
 from eddy_mesh.errors import BusError, EddyError, UsageError
 from eddy_mesh.task import Answer, Task
+from eddy_mesh.wire_json import decode_object
 
 CHUNK_BYTES = 256 * 1024
 END, ERROR = "Eddy-End", "Eddy-Error"
@@ -27,7 +28,7 @@ async def answer(bus: Bus, message: Message, task: Task, verb: str) -> None:
     held: list[bytes] = []
     size = 0
     try:
-        request = msgspec.json.decode(message.data or b"{}", type=dict[str, object])
+        request = decode_object(message.data, "query")
         async with aclosing(task.query(verb, request)) as rows:
             async for row in rows:
                 held.append(msgspec.json.encode(row))
@@ -35,11 +36,12 @@ async def answer(bus: Bus, message: Message, task: Task, verb: str) -> None:
                 if size >= CHUNK_BYTES:
                     await bus.publish(message.reply, b"\n".join(held))
                     held, size = [], 0
-    except (EddyError, msgspec.MsgspecError) as error:
-        end = {END: "error", ERROR: str(error).replace("\n", " | ")}
+    except EddyError as error:
+        end, held = {END: "error", ERROR: str(error).replace("\n", " | ")}, []
     except Exception as error:  # noqa: BLE001  # a defect of one query must not end the agent
-        end = {END: "error", ERROR: f"{type(error).__name__}: {error}".replace("\n", " | ")}
-    await bus.publish(message.reply, b"\n".join(held), headers=end)
+        end, held = {END: "error", ERROR: f"{type(error).__name__}: {error}".replace("\n", " | ")}, []
+    with suppress(BusError):  # the server is away; whoever asked is told by its own time-out
+        await bus.publish(message.reply, b"\n".join(held), headers=end)
 
 
 async def ask(
@@ -67,7 +69,7 @@ async def ask(
             message = await _next(messages, subject, timeout_s)
             for line in message.data.split(b"\n"):
                 if line:
-                    yield msgspec.json.decode(line, type=dict[str, object])
+                    yield decode_object(line, "answer")
             if END in message.headers:
                 _raise_error(message)
                 return

@@ -13,6 +13,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -20,7 +21,9 @@ import msgspec
 import pytest
 
 from eddy_mesh.api import Mesh, connect
+from eddy_mesh.conservation import Ledger
 from eddy_mesh.discovery import _toml
+from eddy_mesh.errors import BusError, UsageError
 from eddy_mesh.local import Whereabouts
 from eddy_mesh.server import EmbeddedServer
 
@@ -107,6 +110,66 @@ def free_port() -> int:
             return port
 
 
+def lines_of(*messages: str) -> bytes:
+    """Return syslog lines (RFC 5424) of this moment."""
+    now = datetime.now(UTC).isoformat()
+    return "".join(f"<34>1 {now} web1 app - - - {message}\n" for message in messages).encode()
+
+
+def send_tcp(port: int, *parts: bytes) -> None:
+    """Send to a stream listener of this machine."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        for part in parts:
+            connection.sendall(part)
+
+
+def send_udp(port: int, *payloads: bytes) -> None:
+    """Send datagrams to this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for payload in payloads:
+            sender.sendto(payload, ("127.0.0.1", port))
+
+
+def syslog_source(port: int) -> dict[str, object]:
+    """Return a syslog source on one port of the loopback address."""
+    listen = [f"127.0.0.1:{port}"]
+    return {"type": "normalizer", "source": "syslog", "config": {"listen_udp": listen, "listen_tcp": listen}}
+
+
+async def ledgers(mesh: Mesh, host: str) -> dict[str, Ledger]:
+    """Return the accounts of a host process by edge, each of which balances."""
+    status = next(status for status in await mesh.hosts() if status["host"] == host)
+    held = msgspec.convert(status["edges"], list[Ledger])
+    assert all(ledger.balanced for ledger in held), held
+    return {ledger.edge: ledger for ledger in held}
+
+
+async def states(mesh: Mesh, host: str) -> dict[str, str]:
+    """Return the state of each agent of a host process."""
+    status = next(status for status in await mesh.hosts() if status["host"] == host)
+    agents = status["agents"]
+    assert isinstance(agents, list)
+    return {row["agent"]: row["state"] for row in agents}
+
+
+async def stored(mesh: Mesh, statement: str) -> list[dict[str, object]]:
+    """Return the rows of a statement on stored events."""
+    return [dict(event) async for event in mesh.query(statement)]
+
+
+async def until_stored(mesh: Mesh, pattern: str, count: int, timeout_s: float = 15.0) -> None:
+    """Return when so many events with a message like this are stored."""
+
+    async def there() -> bool:
+        statement = f"SELECT count(*) AS n WHERE message LIKE '{pattern}'"
+        try:
+            return await stored(mesh, statement) == [{"n": count}]
+        except (BusError, UsageError):
+            return False
+
+    await eventually(there, timeout_s)
+
+
 class Lab:
     """A place to start processes in.
 
@@ -116,6 +179,14 @@ class Lab:
 
     eventually = staticmethod(eventually)
     free_port = staticmethod(free_port)
+    lines_of = staticmethod(lines_of)
+    send_tcp = staticmethod(send_tcp)
+    send_udp = staticmethod(send_udp)
+    syslog_source = staticmethod(syslog_source)
+    ledgers = staticmethod(ledgers)
+    states = staticmethod(states)
+    stored = staticmethod(stored)
+    until_stored = staticmethod(until_stored)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

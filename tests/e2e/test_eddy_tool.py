@@ -27,6 +27,7 @@ AGENTS = {
     "in": AgentConfig(type="normalizer", source="emit"),
     "cook-json": AgentConfig(type="transformer", cooking="json"),
     "cook-syslog": AgentConfig(type="transformer", cooking="syslog"),
+    "guessing": AgentConfig(type="analysis", detector="brute_force"),
     "archive": AgentConfig(type="archive"),
     "directory": AgentConfig(type="directory"),
 }
@@ -115,7 +116,45 @@ async def test_stored_events_are_queried_searched_and_ranked(eddy: Tool) -> None
     ranked = await eddy("top", "message", "-n", "1", "--where", "message = 'login'")
     assert ranked.rows == [{"message": "login", "count(*)": 1}]
     written = await eddy("query", "--csv", "SELECT message, host WHERE message LIKE 'd%'")
-    assert sorted(written.out.splitlines()) == ["disk full,db1", "disk ok,db1", "message,host"]
+    assert written.out.splitlines() == ["message,host", "disk full,db1", "disk ok,db1"]
+    nothing = await eddy("query", "SELECT * WHERE message = 'disk ok' SINCE '2100-01-01'")
+    assert nothing.err == "eddy: nothing found since 2100-01-01T00:00:00.000000000Z\n"
+
+
+async def test_events_that_came_late_are_pointed_at(eddy: Tool) -> None:
+    """What arrived since, but occurred before, is counted, and the SINCE that finds it is told."""
+    await eddy.emit("now")
+    old = b'{"message": "old", "host": "db1", "occurred": "2020-01-01T00:00:00Z"}\n'
+    await eddy("emit", "json", stdin=old)
+    await eddy("tap", "SELECT message SINCE '2019-01-01'", "--count", "2", "--for", "20s")
+    nothing = await eddy("query", "SELECT * WHERE message = 'old' SINCE '-1h'")
+    assert "1 event that arrived in that time occurred earlier" in nothing.err
+    assert "SINCE '2020-01-01T00:00:00.000000000Z' finds it" in nothing.err
+
+
+async def test_a_diagnosis_is_explained(eddy: Tool) -> None:
+    """It is found by the beginning of its id, with its evidence in time order and what did not appear."""
+    watching = await eddy.start("tap", "SELECT * WHERE stage = 'analyzed' SINCE '-1h'", "--count", "1", "--for", "25s")
+    guesses = b"".join(
+        b"<86>1 2026-11-21T10:00:%02dZ gw1 sshd %d - - Failed password for root from 203.0.113.9 port 40000 ssh2\n"
+        % (number, number)
+        for number in range(30)
+    )
+    await eddy("emit", "syslog", stdin=guesses)
+    await watching.communicate()
+    (chosen, *_) = (await eddy("why", "--json")).rows
+    shown = await eddy("why", str(chosen["id"]))
+    assert shown.status == 0
+    assert "failed logins from 203.0.113.9" in shown.out.splitlines()[0]
+    assert "expected, and did not appear:" in shown.out
+    assert shown.out.count("Failed password for root") == 20
+    (told,) = (await eddy("why", str(chosen["id"]), "--json")).rows
+    evidence = told["evidence"]
+    assert isinstance(evidence, list)
+    assert len(evidence) == len({event["id"] for event in evidence}) > 20
+    assert [event["occurred"] for event in evidence] == sorted(event["occurred"] for event in evidence)
+    assert told["not_stored"] == []
+    assert (await eddy("why", "00000000")).status == 2
 
 
 async def test_lines_of_a_pipe_go_out_as_they_come(eddy: Tool) -> None:

@@ -14,6 +14,12 @@ CUTS = st.lists(st.integers(0, 400), max_size=12)
 STREAM = st.lists(
     st.sampled_from([b"\n", b"\r", b"\0", b" ", b"<1>", b"5 <1>a", b"12 ", b"0", b"7", b"abc", b"x" * 9]), max_size=60
 ).map(b"".join)
+MIXED = st.lists(
+    st.sampled_from(
+        [b"\n", b"\r\n", b"\r", b"\0", b"<13>a\n", b"5 <13>b", b"6 <1>\0\n", b"12", b" <", b"9 <x", b"99 <y", b"line"]
+    ),
+    max_size=40,
+).map(b"".join)
 
 
 def _cut(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -48,10 +54,16 @@ def test_counted_frames_do_not_depend_on_cuts(data: bytes, cuts: list[int], most
     assert _all(OctetFramer(most), _cut(data, cuts)) == _all(OctetFramer(most), [data])
 
 
+@given(data=MIXED, cuts=CUTS, most=st.integers(1, 20))
+def test_syslog_frames_do_not_depend_on_cuts(data: bytes, cuts: list[int], most: int) -> None:
+    """Lines and counted frames in any order are the same, at the same places, for any cutting of the stream."""
+    assert _all(SyslogFramer(most), _cut(data, cuts)) == _all(SyslogFramer(most), [data])
+
+
 @given(data=STREAM, cuts=CUTS)
 def test_starts_point_at_the_frame(data: bytes, cuts: list[int]) -> None:
     """The bytes of the stream at a frame's start are the frame."""
-    for framer in (LineFramer(), OctetFramer()):
+    for framer in (LineFramer(), OctetFramer(), SyslogFramer()):
         for start, payload in _all(framer, _cut(data, cuts))[0]:
             assert data[start : start + len(payload)] == payload
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC
 
 import msgspec
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eddy_agents.transformers import file, journald, json, syslog
+from eddy_agents.wire.log_formats import BSD
+from eddy_agents.wire.log_lines import ANY_LINE, LineCooking
 from eddy_agents.wire.syslog import Syslog, parse_any, parse_rfc3164, parse_rfc5424
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
@@ -39,7 +42,9 @@ PIECES = [
     *(b'1.2.3.4 - - [03/Nov/2026:09:14:07 +0000] "GET / HTTP/1.1" 200 5', b"pam_unix(sshd:auth): ", b"caf\xc3\xa9"),
 ]
 LINES = st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=6)), max_size=12).map(b"".join)
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+)
 JSON_VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -77,6 +82,33 @@ def test_a_chunk_cooks_like_its_lines(lines: list[bytes]) -> None:
     """Cooked together, lines give what each gives alone, in order, whatever bytes they hold."""
     for module in (syslog, file):
         assert cook(module, lines) == [cook(module, [line])[0] for line in lines]
+
+
+HEADERS = st.tuples(
+    st.sampled_from(["", "<38>", "<7>", "<191>", "<192>", "<0999>", "<>", "<a>"]),
+    st.sampled_from(["Nov", "nov", "N@v", "Xyz", "Feb"]),
+    st.sampled_from([" 21", "  3", " 3", " 30", "  0"]),
+    st.sampled_from([" 10:00:00", " 10:00:59", " 10:00:60", " 24:00:00", " 9:00:00"]),
+    st.sampled_from([" gate", " g:h", " gate:", " g[1]", "  gate", "", " 2001:db8::1"]),
+    st.sampled_from([" sshd", " a.b/c", " ", " a b", " %X-1", " CRON", ""]),
+    st.sampled_from(["", "[1]", "[12345678]", "[123456789]", "[]", "[x]", "[1]]", "[[1]"]),
+    st.sampled_from([": text", ":", ": ", ":text", "", " : text", ": a: b [1]"]),
+).map("".join)
+
+
+@given(st.lists(HEADERS, min_size=1, max_size=8))
+def test_headers_found_at_once_are_those_of_the_expression(lines: list[str]) -> None:
+    """A header that is found without the expression gives what the expression gives."""
+    columns: dict[str, Column] = {"event.original": Bytes(*pack([line.encode() for line in lines]))}
+    kind = Kind(Stage.RAW, EventClass.SYSTEM, "x")
+    raw = Batch(kind, "o", Producer(1, 2), 0, 1, len(lines), columns)
+    given = []
+    for form in (BSD, BSD._replace(quick=None)):
+        cooking = LineCooking(UTC, (form,), syslog=ANY_LINE, host_from=())
+        draft = cooking.cook(raw, kind, NOW)
+        cooked = Batch(kind, "o", Producer(3, 2), 0, 1, draft.count, draft.columns)
+        given.append([flat_row(cooked, row) for row in range(cooked.count)])
+    assert given[0] == given[1]
 
 
 @settings(max_examples=100)

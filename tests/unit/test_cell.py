@@ -193,3 +193,49 @@ async def test_unknown_agents_and_commands_are_refused_with_what_there_is(host: 
         await host.command("nobody", "ping", {})
     with pytest.raises(UsageError, match="use one of"):
         await host.command("probe", "explode", {})
+
+
+async def test_events_for_a_failed_agent_are_counted_and_do_not_wait(host: Host) -> None:
+    """What waits for an agent that will not come back is dropped with the reason, and so is what comes."""
+    cell = add(host, Ends(ConfigError(["can not work here"])))
+    edge = Edge("t > probe", None, cell.mailbox)
+    cell.edges.append(edge)
+    edge.offer(events(3), 0)
+    cell.start()
+    await cell.failed_or_stopped()
+    edge.offer(events(4), 0)
+    assert edge.ledger.dropped == {"failed": 7}
+    assert edge.ledger.balanced
+
+
+async def test_one_poisoned_event_among_many_is_found_by_halves(host: Host) -> None:
+    """The others are taken, each once."""
+    Picky.seen.clear()
+    cell = add(host, Picky())
+    edge = Edge("t > probe", None, cell.mailbox)
+    cell.edges.append(edge)
+    cell.start()
+    edge.offer(events(500), 0)
+    await edge.until_completed(500)
+    assert sorted(Picky.seen) == [level for level in range(500) if level != 3]
+    assert edge.ledger.failed == 1
+    await cell.stop()
+
+
+async def test_agents_that_feed_each_other_do_not_wait_for_each_other(host: Host) -> None:
+    """A full mailbox on the way round drops with the reason ``cycle`` instead of standing still for ever."""
+    first, second = add(host, Picky()), None
+    second = Cell("second", "analysis", lambda: Picky(), host, first._numbering, first.mailbox)  # noqa: PLW0108
+    host.cells["second"], host.agents["second"] = second, host.agents["probe"]
+    host.blueprints["second"] = host.blueprints["probe"]
+    for producer, consumer in ((first, second), (second, first)):
+        host.router.join(Edge(f"{producer.name} > {consumer.name}", None, consumer.mailbox), consumer)
+    first.mailbox.capacity = second.mailbox.capacity = 5
+    for producer in (first, second, first, second):
+        async with asyncio.timeout(5):
+            await host.room(producer, KIND, "h1", 4)
+            await host.route(producer, events(4))
+    ledgers = [edge.ledger for cell in (first, second) for edge in cell.edges]
+    assert all(ledger.balanced for ledger in ledgers)
+    assert sum(ledger.dropped.get("cycle", 0) for ledger in ledgers) > 0
+    del host.cells["second"], host.agents["second"], host.blueprints["second"]

@@ -75,6 +75,30 @@ def test_a_right_file_is_ok(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, f"{path}: ok, 1 agent\n")
 
 
+def test_several_files_are_looked_at(tmp_path: Path) -> None:
+    """What is right is said of each, what is wrong of all at once, and a file without agents says so."""
+    good, empty, bad = (tmp_path / name for name in ("good.toml", "empty.toml", "bad.toml"))
+    good.write_text('[agents.s]\ntype = "normalizer"\nsource = "syslog"\n')
+    empty.write_text("")
+    bad.write_text('[agents.s]\ntype = "normalizer"\nsource = "sylog"\n')
+    result = CliRunner().invoke(main, ["check", str(good), str(empty), str(bad)])
+    assert result.exit_code == 2
+    assert result.stdout == f"{good}: ok, 1 agent\n{empty}: ok, no agents\n"
+    assert "did you mean syslog?" in result.stderr
+
+
+def test_a_topology_is_checked_as_one(tmp_path: Path) -> None:
+    """A file with hosts declares agents for each of them; their mistakes are named with the host."""
+    path = tmp_path / "topology.toml"
+    path.write_text('[hosts.a.agents.s]\ntype = "normalizer"\nsource = "syslog"\n')
+    assert check(path).stdout == f"{path}: ok, 1 host, 1 agent\n"
+    path.write_text('backplan = "x"\n[hosts.a.agents.s]\ntype = "normaliser"\n')
+    backplane, agent = mistakes_in_file(path)
+    assert "did you mean backplane?" in backplane
+    assert agent.startswith(f"{path}: hosts.a.agents.s: ")
+    assert "did you mean normalizer?" in agent
+
+
 def test_files_that_can_not_be_read_or_are_no_toml(tmp_path: Path) -> None:
     """A missing file, wrong bytes and wrong syntax are one line each."""
     broken, latin = tmp_path / "broken.toml", tmp_path / "latin.toml"

@@ -53,6 +53,7 @@ def files(tmp_path: Path) -> Path:
         "template.dat": TEMPLATE,
         "data.dat": DATA,
         "v5.dat": V5,
+        "empty.dat": b"",
         "cut.dat": V5[:40],
         "auth.log": LINES,
         "auth.log.gz": gzip.compress(LINES),
@@ -90,6 +91,7 @@ def test_an_unknown_type_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"did you mean netflow\?"):
         raw_type("netfow")
     assert cook("netfow").exit_code == 2
+    assert "did you mean netflow?" in cook("netfow", "no such file").stderr
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -109,6 +111,28 @@ def test_what_waits_in_vain_is_told_at_the_end(files: Path) -> None:
     result = cook("netflow", files / "data.dat")
     assert [row["type"] for row in rows(result)] == ["netflow.template_unknown"]
     assert "cooked 0 events of 1 payload; told of 1 netflow.template_unknown" in result.stderr
+    assert "flows need template 256: give its file first" in result.stderr
+    assert result.exit_code == 1
+
+
+def test_a_file_of_ipfix_messages_is_read_message_by_message(tmp_path: Path) -> None:
+    """Messages end to end are payloads of their own, each with its offset; a cut one and what is none are told."""
+    template = struct.pack(">HHHHHHHH", 2, 16, 256, 2, 8, 4, 12, 4)
+    first = struct.pack(">HHIII", 10, 32, 100, 0, 0) + template
+    data = struct.pack(">HHIIIHHII", 10, 28, 100, 0, 0, 256, 12, 1, 2)
+    path = tmp_path / "flows.ipfix"
+    path.write_bytes(first + data * 50_000)
+    result = cook("netflow", path, "--select", "SELECT source.ip WHERE source.ip = '192.0.2.1'")
+    assert "cooked 50,000 events of 50,001 payloads" in result.stderr
+    assert rows(result) == []
+    path.write_bytes(first + data + data[:-1])
+    assert "1 truncated" in cook("netflow", path).stderr
+    path.write_bytes(first + data + V5)
+    result = cook("netflow", path)
+    assert len(rows(result)) == 1
+    assert "1 no_message" in result.stderr
+    raw = rows(cook("netflow", path, "--stage", "raw"))
+    assert [row["log.offset"] for row in raw] == [0, 32]
 
 
 def test_standard_input_is_a_datagram_or_a_capture(files: Path) -> None:
@@ -174,6 +198,7 @@ def test_select_filters_and_projects(files: Path) -> None:
     (raw,) = rows(cook("netflow", files / "v5.dat", "--stage", "raw", "--select", "SELECT *"))
     assert raw["stage"] == "raw"
     assert cook("file", files / "auth.log", "--select", "SELECT host LIMIT 1").exit_code == 2
+    assert "leave out aggregates" in cook("file", files / "auth.log", "--select", "SELECT count(*)").stderr
 
 
 def test_settings_of_the_cooking(files: Path) -> None:
@@ -198,6 +223,8 @@ def test_settings_of_the_cooking(files: Path) -> None:
         (["netflow", "torn.pcap"], 1, "1 damaged_capture"),
         (["packet", "v5.dat"], 0, "1 no_capture"),
         (["file", "usual.pcap"], 0, "cook it as packet"),
+        (["netflow", "empty.dat"], 0, "the file is empty"),
+        (["netflow", "auth.log"], 0, "looks like text"),
     ],
 )
 def test_what_is_refused_is_told_and_the_rest_goes_on(

@@ -10,14 +10,17 @@ import click
 import pytest
 
 from eddy_mesh.api import Event
-from eddy_mesh.cer import Value
+from eddy_mesh.batch import Kind, Producer
+from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.cli.event_output import CsvEvents, JsonEvents, TableEvents
 from eddy_mesh.cli.event_view import EventView, summary, value_cell
 from eddy_mesh.cli.parameters import Duration, moment_text, period, search_condition
 from eddy_mesh.cli.ranking import Ranking
 from eddy_mesh.cli.search import Search
+from eddy_mesh.cli.stored import in_time_order, late_arrivals
 from eddy_mesh.errors import StatementError, UsageError
-from eddy_mesh.selection import Plan, compile_statement
+from eddy_mesh.rows import batch_of
+from eddy_mesh.selection import Plan, compile_statement, matcher, render
 
 NOW_NS = 1_795_295_801_878_150_278
 FLOW: dict[str, Value] = {
@@ -42,9 +45,33 @@ def plan_of(statement: str) -> Plan:
 @pytest.mark.parametrize(
     ("row", "text"),
     [
-        (FLOW, "tcp 10.0.0.1:40000 → [2001:db8::1]:443 12 packets 123 kB 1.25 s"),
+        (FLOW, "tcp 10.0.0.1:40000 → [2001:db8::1]:443 12 packets, 123 kB, 1.25 s"),
+        (
+            FLOW | {"network.packets": 1, "network.bytes": 44, "event.duration": 0},
+            "tcp 10.0.0.1:40000 → [2001:db8::1]:443 1 packet, 44 B",
+        ),
         ({"process.name": "sshd", "process.pid": 22, "message": "hello"}, "sshd[22]: hello"),
+        ({"log.syslog.appname": "%LINK-3-UPDOWN", "message": "down"}, "%LINK-3-UPDOWN: down"),
+        (
+            {"type": "host.connection", "process.name": "x", "process.pid": 1, "message": "x[1]: tcp a -> b opened"},
+            "x[1]: tcp a → b opened",
+        ),
         ({"diagnosis.hypothesis": "a scan", "message": "m"}, "a scan"),
+        ({"diagnosis.hypothesis": "3 logins in 0.0 ms: x", "event.type": "start"}, "began: 3 logins: x"),
+        ({"diagnosis.hypothesis": "3 logins in 10.0 ms", "event.type": "end"}, "ended: 3 logins in 10.0 ms"),
+        (
+            {"type": "netflow.gap", "observer.ip": "192.0.2.1", "netflow.lost": 3}
+            | {"netflow.expected_sequence": 7, "netflow.sequence": 10},
+            "3 lost on the way from 192.0.2.1: sequence number 7 expected, 10 came",
+        ),
+        (
+            {"type": "netflow.template_unknown", "host_address": "192.0.2.1", "netflow.template": 256},
+            "data of 192.0.2.1 were given up: template 256 never came",
+        ),
+        (
+            {"type": "netflow.options", "host_address": "192.0.2.1", "netflow.template": 260, "netflow.sampling": 100},
+            "192.0.2.1 says: sampling 100",
+        ),
         ({"event.original": b"<13>raw line"}, "<13>raw line"),
         ({"event.original": b"\x00\x09\x00\x01"}, "4 octets: 00090001"),
         (
@@ -175,6 +202,58 @@ def test_a_search_for_an_address_looks_at_addresses() -> None:
     """A pattern that is an address or a network is looked for in both ends of flows; a word is not."""
     assert "source.ip IN CIDR" in search_condition("192.0.2.7", (), ignore_case=False, invert=False)
     assert "source.ip" not in search_condition("sshd", (), ignore_case=False, invert=False)
+
+
+def test_a_search_does_not_find_the_command_itself() -> None:
+    """Processes called eddy are left out, and python that runs it; asked for by name they are found."""
+    statement = Search(pattern="x").statement
+    assert "process.command_line ~" not in statement
+    match = matcher(plan_of("SELECT *" + statement.removeprefix("SELECT *").partition(" SINCE")[0]))
+    kind = Kind(Stage.COOKED, EventClass.SYSTEM, "host.process")
+    rows: list[dict[str, Value]] = [
+        {"message": "x", "process.name": "eddy", "process.command_line": "/bin/python3 /bin/eddy grep x"},
+        {"message": "x", "process.name": "python3", "process.command_line": "/usr/bin/python3.11 -I /opt/bin/eddy tap"},
+        {"message": "x", "process.name": "python3", "process.command_line": "/usr/bin/python3 eddy.py x"},
+        {"message": "x", "process.name": "sshd"},
+        {"message": "x"},
+    ]
+    batch = batch_of(kind, "hub", Producer(0, 0), 0, 0, rows)
+    assert match(batch).tolist() == [False, False, True, True, True]
+    assert "eddy" not in Search(pattern="x", names=("process.name",)).statement
+
+
+def test_searches_and_rankings_are_restricted() -> None:
+    """A type stands for those below it as well, and a condition is joined by AND however it is written."""
+    for made in (
+        Search(pattern="x", kind="net_flow", where="level < 4 OR level = 7").statement,
+        Ranking(names=("host",), kind="net_flow", where="level < 4 OR level = 7").statement,
+    ):
+        text = plan_of(made).text
+        assert r"(type = 'net_flow' OR type LIKE 'net\_flow.%')" in text
+        assert "(level < error OR level = debug)" in text or "(level < warning OR level = debug)" in text
+
+
+def test_a_field_without_its_first_word_is_answered_with_that_of_the_event() -> None:
+    """``bytes`` is first of all ``network.bytes``."""
+    with pytest.raises(UsageError, match=r"did you mean network\.bytes or "):
+        _ = Ranking(names=("host",), by="bytes").statement
+
+
+def test_stored_events_come_in_time_order() -> None:
+    """A statement without an order of its own gets one; groups and other orders are left alone."""
+    assert in_time_order(plan_of("SELECT message LIMIT 3")).order_by == plan_of("SELECT * ORDER BY occurred").order_by
+    for statement in ("SELECT count(*)", "SELECT * ORDER BY host"):
+        plan = plan_of(statement)
+        assert in_time_order(plan) is plan
+
+
+def test_late_arrivals_are_what_was_observed_since_and_occurred_before() -> None:
+    """The statement that counts them keeps source and condition, and compiles."""
+    plan = late_arrivals(plan_of("SELECT host FROM system.syslog WHERE level < 4 SINCE '2026-11-21' LIMIT 5"))
+    assert plan_of(render(plan)).text == (
+        "SELECT count(*), min(occurred) FROM system.syslog WHERE level < warning"
+        " AND observed >= '2026-11-21T00:00:00.000000000Z' AND occurred < '2026-11-21T00:00:00.000000000Z'"
+    )
 
 
 def test_a_search_of_the_past_has_a_beginning() -> None:

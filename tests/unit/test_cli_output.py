@@ -66,6 +66,26 @@ def test_sizes_are_said_in_decimal_units(octets: int, text: str) -> None:
     assert octets_text(octets) == text
 
 
+class Terminal(StringIO):
+    """Text that goes to a terminal."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+def test_a_last_cell_goes_on_in_further_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that may wrap is shown whole, under its column; in a pipe every row is one line."""
+    monkeypatch.setenv("COLUMNS", "40")
+    for out, lines in ((Terminal(), 4), (StringIO(), 2)):
+        table = Table([Column("a"), Column("b")], out, colour=False)
+        table.add([Cell("x"), Cell("word " * 20, wraps=True)])
+        shown = out.getvalue().splitlines()
+        assert len(shown) == lines
+        assert sum(line.count("word") for line in shown) == 20
+        assert all(line.startswith("   word") for line in shown[2:])
+
+
 @pytest.mark.parametrize(("rate", "text"), [(0, "0"), (0.25, "0.2"), (9.94, "9.9"), (12345.6, "12,346")])
 def test_rates_show_whether_anything_moves(rate: float, text: str) -> None:
     """Small rates keep a digit, large ones are whole, nothing is 0."""

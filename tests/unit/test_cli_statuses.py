@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eddy_mesh.cli.accounts import balance_text, edge_record, subscribed
+from eddy_mesh.cli.accounts import balance_text, edge_record, edge_text, is_used, subscribed
 from eddy_mesh.cli.agents import agent_records
 from eddy_mesh.cli.control import check_target, checked_verb, settings_of
 from eddy_mesh.cli.inventory import census, found_fields
@@ -49,7 +49,7 @@ def test_an_agent_that_is_new_or_began_again_has_no_rate() -> None:
 @pytest.mark.parametrize(
     ("more", "silent"),
     [
-        ({}, True),
+        ({}, False),
         ({"started_ns": NOW_NS - 30 * SECOND_NS}, False),
         ({"last_ns": NOW_NS - 30 * SECOND_NS}, False),
         ({"last_ns": NOW_NS - 90 * SECOND_NS}, True),
@@ -61,6 +61,23 @@ def test_silent_sources_are_flagged(more: dict[str, object], silent: bool) -> No
     """A running source that took nothing in for a minute is silent; a new one, and what is no source, is not."""
     (record,) = agent_records(None, host(agents=[agent(**more)]))
     assert record.silent is silent
+
+
+def test_a_source_that_never_took_anything_in_waits() -> None:
+    """It is not called silent: nobody may have sent anything to it yet."""
+    (record,) = agent_records(None, host(agents=[agent()]))
+    assert (record.waiting, record.silent) == (True, False)
+    (record,) = agent_records(None, host(agents=[agent(last_ns=NOW_NS)]))
+    assert not record.waiting
+
+
+def test_edges_that_nothing_reached_are_told_from_those_in_use() -> None:
+    """An edge counts as used once something came, was lost, or does not balance; names are for people."""
+    assert not is_used(Ledger("a > b"))
+    assert is_used(Ledger("a > b", offered=1, out=1))
+    assert is_used(Ledger("a > b", out=1))
+    assert edge_text("* > archive.0") == "other hosts > archive"
+    assert edge_text("vm > archive") == "vm > archive"
 
 
 def test_what_a_source_made_shows_that_it_is_not_silent() -> None:
@@ -75,7 +92,7 @@ def test_an_audit_says_whether_all_balance() -> None:
     """The sentence counts the edges that do not balance and all that was lost."""
     good = Ledger("a > b", offered=10, out=7, filtered=1, dropped={"gap": 2})
     wrong = Ledger("b > c", offered=10, out=7)
-    assert balance_text([good]) == "1 edges: every edge balances; 2 events dropped, 0 failed, 0 queued"
+    assert balance_text([good]) == "1 edge: every edge balances; 2 events dropped, 0 failed, 0 queued"
     assert "1 of them do not balance" in balance_text([good, wrong])
     assert edge_record("hub", wrong)["difference"] == 3
     assert edge_record("hub", wrong)["balanced"] is False

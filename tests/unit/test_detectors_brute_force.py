@@ -103,12 +103,64 @@ def test_slow_and_distributed_guessing() -> None:
     assert not _feed(Detector(Config()), [_login(n * 70, source__ip=f"192.0.2.{n % 3}") for n in range(10)])
 
 
-def test_what_names_no_user_or_source_is_ignored() -> None:
-    """Probes of the port, local failures and other categories are no guessing."""
+def test_what_names_no_source_is_ignored() -> None:
+    """Local failures and other categories are no guessing, nor are connections that end before a user is named."""
     bare = [_login(n) for n in range(50)]
-    for name in ("user.name", "source.ip", "event.category", "event.outcome"):
+    for name in ("source.ip", "event.category", "event.outcome"):
         assert not _feed(Detector(Config()), [{k: v for k, v in row.items() if k != name} for row in bare])
     assert not _feed(Detector(Config()), [row | {"event.category": "session"} for row in bare])
+    assert not _feed(Detector(Config()), [_login(n, user__name=None, event__type="end") for n in range(50)])
+
+
+def test_failures_without_a_user_count_for_their_source() -> None:
+    """A log that names the source only is enough; lines without a user beside named ones are the same attempts."""
+    (row,) = _feed(Detector(Config()), [_login(n, user__name=None) for n in range(5)])
+    assert row["event.action"] == "password_guessing"
+    assert "user.name" not in row
+    assert "as a user that is not named" in str(row["diagnosis.hypothesis"])
+    both = [_login(n, user__name=name) for n in range(4) for name in (f"u{n}", None)]
+    assert not _feed(Detector(Config()), both)
+
+
+def test_a_line_about_repetition_counts_as_often_as_it_says() -> None:
+    """One failure and a line that says twenty more are twenty-one attempts in two events."""
+    (row,) = _feed(Detector(Config()), [_login(0), _login(30, syslog__repeated=20)])
+    assert "21 failed logins" in str(row["diagnosis.hypothesis"])
+    assert row["diagnosis.count"] == 2
+    assert not _feed(Detector(Config()), [_login(0), _login(30, syslog__repeated=3)])
+
+
+def test_keys_that_a_client_offers_are_no_guesses() -> None:
+    """An agent with many keys offers them in turn before one is accepted: nothing is told."""
+    offers = [_login(n / 10, ssh__method="publickey", source__port=50_000) for n in range(8)]
+    asked = [_login(n / 10, ssh__method="none", source__port=50_000) for n in range(8)]
+    accepted = _login(2, "success", ssh__method="publickey", source__port=50_000)
+    assert not _feed(Detector(Config()), [*asked, *offers, accepted])
+    assert _feed(Detector(Config()), [row | {"ssh.method": "password"} for row in offers])
+
+
+def test_a_success_over_the_connection_that_failed_is_no_alarm() -> None:
+    """Who fails and succeeds over one connection mistyped; a success over the last of several is critical."""
+    one = [_login(n, source__port=50_000) for n in range(6)]
+    rows = _feed(Detector(Config()), [*one, _login(7, "success", source__port=50_000)])
+    assert [row["level"] for row in rows] == [4]
+    several = [_login(n, source__port=50_000 + n // 3) for n in range(6)]
+    rows = _feed(Detector(Config()), [*several, _login(7, "success", source__port=50_001)])
+    assert [row["level"] for row in rows][-1] == 2
+
+
+def test_a_host_whose_clock_is_behind_is_watched_too() -> None:
+    """Guessing told by a host two hours behind is found and goes on, however new the events of others are."""
+    detector = Detector(Config())
+    found: list[Row] = []
+    for n in range(0, 10, 2):
+        found += _feed(
+            detector, [_login(7200 + n, user__name="x", source__ip="192.0.2.7", event__outcome="success")], n
+        )
+        found += _feed(detector, [_login(n), _login(n + 1)], 100 + n)
+    assert [row["event.type"] for row in found] == ["start"]
+    (end,) = _rows(detector.on_tick(NOW_NS + 61 * S))
+    assert end["diagnosis.count"] == 10
 
 
 def test_a_source_known_by_name_only() -> None:

@@ -99,6 +99,34 @@ def test_unsigned_columns_do_not_wrap() -> None:
     assert seen.packets.tolist() == [2**32, 3]
 
 
+def test_what_a_record_tells_of_the_way_back() -> None:
+    """Counts of the other direction and denials are read; packets that nobody counted are not one packet."""
+    rows = [
+        _flow(),
+        _flow() | {"netflow.reversePacketDeltaCount": 1},
+        _flow() | {"netflow.responderOctets": 80},
+        _flow() | {"netflow.responderPackets": 0, "netflow.firewallEvent": 3},
+    ]
+    seen = contacts.contacts_of(_batch(rows), NOW_NS)
+    assert seen.answered.tolist() == [0, 1, 1, 0]
+    assert seen.denied.tolist() == [0, 0, 0, 1]
+    assert seen.packets.tolist() == [contacts.ABSENT] * 4
+    assert contacts.contacts_of(_batch([_flow()], PACKET), NOW_NS).packets.tolist() == [1]
+
+
+def test_groups_and_broadcast_are_told_from_hosts() -> None:
+    """Multicast of both families and the broadcast address are to many; others are not."""
+    many = ("224.0.0.1", "239.255.255.250", "255.255.255.255", "ff02::fb")
+    rows = [_flow() | {"destination.ip": name} for name in (*many, "223.255.255.255", "240.0.0.1", "fe80::1")]
+    assert contacts.contacts_of(_batch(rows), NOW_NS).to_many().tolist() == [True] * 4 + [False] * 3
+
+
+def test_the_end_of_a_flow_is_not_later_than_now() -> None:
+    """A clock that runs ahead does not make a flow longer."""
+    seen = contacts.contacts_of(_batch([_flow() | {"event.start": NOW_NS - 5, "event.end": NOW_NS + 9}]), NOW_NS)
+    assert seen.duration_ns.tolist() == [5]
+
+
 def test_sets_of_tuples() -> None:
     """Membership and grouping are exact, also where tuples differ in one number only."""
     rows = np.array([[1, 2], [1, 3], [1, 2], [2, 1]], np.uint64)
@@ -118,11 +146,11 @@ def test_the_clock_follows_the_events_and_goes_on_alone() -> None:
     """Replayed events set the time; when none come it goes on with the machine; late ones do not set it back."""
     clock = EventClock()
     assert clock.at(NOW_NS) == -1
-    clock.observe(np.array([500, 900, 700]), NOW_NS)
+    assert clock.observe(np.array([500, 900, 700]), NOW_NS) == 900
     assert clock.at(NOW_NS) == 900
     assert clock.at(NOW_NS + 50) == 950
-    clock.observe(np.array([100]), NOW_NS + 60)
-    assert clock.at(NOW_NS + 60) == 900
+    assert clock.observe(np.array([100]), NOW_NS + 60) == 960
+    assert clock.at(NOW_NS + 70) == 970
 
 
 @dataclass

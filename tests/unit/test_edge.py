@@ -96,3 +96,18 @@ async def test_until_completed_waits_for_just_what_was_accepted_before() -> None
     _, held = mailbox.pop()
     edge.done(held, 0, 0)
     await waiting
+
+
+async def test_a_closed_edge_keeps_nobody_waiting_and_counts_what_it_drops() -> None:
+    """An agent that has failed must not stop the source that feeds the healthy ones as well."""
+    edge = Edge("a > b", None, Mailbox(capacity=10), Overload.BLOCK)
+    edge.offer(batch(10), 0)
+    waiting = asyncio.ensure_future(edge.room(5))
+    await asyncio.sleep(0)
+    edge.close("failed")
+    await waiting
+    edge.offer(batch(5, 10), 0)
+    assert edge.ledger.dropped == {"failed": 5}
+    assert edge.ledger.balanced
+    edge.reopen()
+    assert not edge.has_room(5)

@@ -24,11 +24,15 @@ def _payloads(frames: Frames) -> list[bytes]:
         (b"8 <1>a\nb\n\n", [b"<1>a\nb\n\n"]),
         (b"12 monkeys\n", [b"12 monkeys"]),
         (b"0 <1>a\n", [b"0 <1>a"]),
+        (b"<13>a\n5 <13>b6 <13>cc<13>d\n", [b"<13>a", b"<13>b", b"<13>cc", b"<13>d"]),
+        (b"<1>a\r\n\r\n4 <1>b\r\n<1>c\r\n", [b"<1>a", b"<1>b", b"<1>c"]),
+        (b"<1>a 5 <b>\n12 >\nx 1 <\n", [b"<1>a 5 <b>", b"12 >", b"x 1 <"]),
+        (b"<1>a\0" + b"4 <1>\0<1>c\n", [b"<1>a", b"<1>\0", b"<1>c"]),
         (b"5 <1>abslip\n4 <1>c", [b"<1>ab", b"slip", b"<1>c"]),
     ],
 )
 def test_syslog_framing_is_detected(stream: bytes, expected: list[bytes]) -> None:
-    """A connection's framing is told from its first frame; trailers of either kind are no part of a message."""
+    """Each frame is told anew, also in one connection; line ends of either kind are no part of a message."""
     framer = SyslogFramer()
     assert _payloads(framer.feed(stream)) == expected
     assert _payloads(framer.finish()) == []

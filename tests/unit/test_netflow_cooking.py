@@ -164,7 +164,7 @@ def test_sets_before_a_broken_one_are_cooked_and_the_datagram_is_refused() -> No
 
 def test_refusals_are_counted_by_reason() -> None:
     """Each reason has its rows, once each; events without octets are refused too."""
-    batch = raw_batch([b"\0\7", v9(), b"", v9(flow_set(99, b"abcd"), flow_set(98, b"abcd"))])
+    batch = raw_batch([b"\0\6", v9(), b"", v9(flow_set(99, b"abcd"), flow_set(98, b"abcd"))])
     refused = {refusal.reason: list(refusal.rows) for refusal in Cooking(Config()).on_batch(batch, 0).refusals}
     assert refused == {"bad_version": [0], "truncated": [2], "bad_set_id": [3]}
     nothing = Batch(RAW, "test", Producer(1, 1), 0, 1, 2, {})
@@ -330,3 +330,149 @@ def test_config_refuses_limits_of_nothing() -> None:
     """A limit below one can not work and is refused."""
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"max_exporters": 0}, Config)
+
+
+# --- counters, sampling of interfaces, restarts, other versions --------------------------------------------------
+
+
+def test_total_counters_stand_in_for_delta_counters() -> None:
+    """An exporter that sends totals of a flow (YAF) has octets and packets like any other."""
+    fields = template(((85, 8), (86, 4)), version=10)
+    (row,) = cook(ipfix(fields, flow_set(256, struct.pack(">QI", 900, 3))))
+    assert (row["network.bytes"], row["network.packets"], row["netflow.octetTotalCount"]) == (900, 3, 900)
+    assert "source.bytes" not in row
+
+
+def test_initiator_and_responder_are_directions_and_their_sum_the_flow() -> None:
+    """A firewall's event (ASA NSEL) has octets by direction, their sum, and the time at which it was observed."""
+    fields = template(((231, 4), (232, 4), (298, 4), (299, 4), (323, 8)))
+    data = flow_set(256, struct.pack(">IIIIQ", 100, 2**32 - 1, 1, 2, 99_500))
+    (row,) = cook(v9(fields, data, seconds=200))
+    assert (row["source.bytes"], row["destination.bytes"], row["network.bytes"]) == (100, 2**32 - 1, 2**32 + 99)
+    assert (row["source.packets"], row["destination.packets"], row["network.packets"]) == (1, 2, 3)
+    assert row["occurred"] == 99_500_000_000
+
+
+def test_a_delta_count_is_believed_before_the_sum_of_directions() -> None:
+    """Where the exporter counts the flow itself, its number stays; one direction alone is what there is."""
+    fields = template(((1, 4), (232, 4), (298, 4)))
+    (row,) = cook(v9(fields, flow_set(256, struct.pack(">III", 500, 300, 4))))
+    assert (row["network.bytes"], row["destination.bytes"]) == (500, 300)
+    assert (row["network.packets"], row["source.packets"]) == (4, 4)
+
+
+@pytest.mark.parametrize(("octets", "packets"), [(1, 2), (85, 86)])
+def test_reverse_counters_are_the_other_direction(octets: int, packets: int) -> None:
+    """A flow of both directions (RFC 5103) has each of them and their sum, from delta and from total counts."""
+    forward = words(((octets, 8), (packets, 4)))
+    reverse = struct.pack(">HHIHHI", 0x8000 | octets, 8, 29305, 0x8000 | packets, 4, 29305)
+    fields = flow_set(2, struct.pack(">HH", 256, 4) + forward + reverse)
+    data = flow_set(256, struct.pack(">QIQI", 700, 7, 2**64 - 2, 1) + struct.pack(">QIQI", 1, 1, 2, 2))
+    first, second = cook(ipfix(fields, data))
+    assert (first["source.bytes"], first["destination.bytes"], first["network.bytes"]) == (700, 2**64 - 2, 2**64 - 1)
+    assert (first["network.packets"], second["network.bytes"], second["network.packets"]) == (8, 3, 3)
+
+
+def test_an_end_before_the_start_has_no_duration() -> None:
+    """Both times are kept as they came; a duration below zero is none."""
+    fields = template(((152, 8), (153, 8)), version=10)
+    good, bad = cook(ipfix(fields, flow_set(256, struct.pack(">QQQQ", 1000, 3000, 3000, 1000))))
+    assert (good["event.duration"], bad.get("event.duration")) == (2 * SECOND_NS, None)
+    assert (bad["event.start"], bad["event.end"]) == (3 * SECOND_NS, SECOND_NS)
+
+
+def test_an_observation_at_zero_is_none() -> None:
+    """A time that was not filled in does not take the flow to 1970."""
+    (row,) = cook(v9(template(((323, 8), (8, 4))), flow_set(256, bytes(12)), seconds=200))
+    assert row["occurred"] == 200 * SECOND_NS
+
+
+@pytest.mark.parametrize("scope", [2, 4])
+def test_sampling_is_applied_by_interface(scope: int) -> None:
+    """Rates of interfaces reach the flows that came in there; scoped in the v9 way, or by an element of the record."""
+    head = struct.pack(">HHH", 300, 4, 4) + words(((2, 4), (34, 4)))
+    if scope == 4:
+        head = struct.pack(">HHH", 300, 4, 8) + words(((1, 0), (10, 4), (34, 4)))
+    told = flow_set(300, struct.pack(">IIII", 1, 100, 2, 1000))
+    data = flow_set(256, b"".join(bytes([10, 0, 0, 1]) + struct.pack(">H", number) for number in (2, 1, 3)))
+    found = cook(v9(flow_set(1, head)), v9(told, sequence=2), v9(template(((8, 4), (10, 2))), data, sequence=3))
+    assert [row.get("netflow.sampling_interval") for row in found[2:]] == [1000, 100, None]
+
+
+def test_a_rate_told_in_one_domain_holds_in_the_others() -> None:
+    """An exporter that tells its only rate in domain 0 has it in every domain, another exporter has not."""
+    announced, told = sampler_options()
+    cooking = Cooking(Config())
+    flows = [v9(template(PAIR), PAIR_DATA, domain=2)] * 2
+    told = told[: 4 + 9] + bytes(3)
+    first = rows(
+        cooking.on_batch(raw_batch([v9(announced), v9(struct.pack(">HH", 300, 16) + told[4:], sequence=2)]), 0)
+    )
+    assert len(first) == 1
+    found = rows(cooking.on_batch(raw_batch(flows, addresses=["192.0.2.1", "192.0.2.2"]), 0))
+    assert [row.get("netflow.sampling_interval") for row in found] == [100, None]
+
+
+def test_samplers_are_bounded_in_all() -> None:
+    """Samplers beyond the room that all exporters share are refused by name; their options events come all the same."""
+    announced, told = sampler_options()
+    cooking = Cooking(Config(max_samplers=1))
+    result = cooking.on_batch(raw_batch([v9(announced), v9(told, sequence=2)]), 0)
+    assert len(rows(result)) == 2
+    assert [(list(refusal.rows), refusal.reason) for refusal in result.refusals] == [([1], "sampler_limit")]
+
+
+def test_data_of_a_restarted_exporter_waits_for_its_templates() -> None:
+    """After a restart the old template reads nothing: data waits for the new one, and comes out right."""
+    other = template(((12, 4), (8, 4)))
+    before = v9(template(PAIR), PAIR_DATA, sequence=700, uptime_ms=10**8, seconds=200_000)
+    after = v9(PAIR_DATA, sequence=1, uptime_ms=1000, seconds=200_060)
+    found = cook(before, after, v9(other, sequence=2, uptime_ms=2000, seconds=200_061))
+    assert [(row["source.ip"], row["observed"]) for row in found] == [("10.0.0.1", 0), ("10.0.0.2", 1)]
+
+
+def test_a_late_datagram_or_a_second_exporter_is_no_restart_each_time() -> None:
+    """A late datagram of the same start changes nothing; two exporters behind one address disturb each other once."""
+    late = v9(PAIR_DATA, sequence=690, uptime_ms=10**8 - 20_000, seconds=199_980)
+    first = v9(template(PAIR), PAIR_DATA, sequence=700, uptime_ms=10**8, seconds=200_000)
+    second = v9(template(PAIR), PAIR_DATA, sequence=5, uptime_ms=1000, seconds=200_000)
+    plain = v9(PAIR_DATA, sequence=701, uptime_ms=10**8 + 1000, seconds=200_001)
+    again = v9(PAIR_DATA, sequence=6, uptime_ms=2000, seconds=200_001)
+    assert len(cook(first, late, second, plain, again)) == 5
+
+
+def test_messages_end_to_end_in_one_payload_are_all_read() -> None:
+    """Each IPFIX message of a payload counts for itself; what follows the last is refused."""
+    payload = ipfix(template(PAIR, version=10), PAIR_DATA) + ipfix(PAIR_DATA, sequence=1) + b"\1"
+    result = Cooking(Config()).on_batch(raw_batch([payload]), 0)
+    assert [row["netflow.sequence"] for row in rows(result)] == [0, 1]
+    assert [(list(refusal.rows), refusal.reason) for refusal in result.refusals] == [([0], "trailing_octets")]
+
+
+FIXED_ENDS = bytes([10, 0, 0, 1, 10, 0, 0, 2, 0, 0, 0, 0]) + struct.pack(">HHIIIIHH", 3, 4, 7, 900, 1000, 4000, 53, 99)
+
+
+def test_version_1() -> None:
+    """A v1 record has ends, counts and times like a v5 record; there is no sequence number and no AS."""
+    record = FIXED_ENDS + bytes([0, 0, 17, 8, 0x1B]) + bytes(11)
+    payload = struct.pack(">HHIII", 1, 2, 5000, 100, 0) + record + record
+    first, second = cook(payload)
+    assert (first["type"], first["source.ip"], first["destination.port"]) == ("netflow.v1", "10.0.0.1", 99)
+    assert (first["network.bytes"], first["network.packets"], first["network.transport"]) == (900, 7, "udp")
+    assert (first["netflow.tcp_flags"], first["netflow.ipClassOfService"]) == ("FSPA", 8)
+    assert (first["event.end"], first["event.duration"]) == (99 * SECOND_NS, 3 * SECOND_NS)
+    assert "netflow.sequence" not in first
+    assert second["source.port"] == 53
+
+
+def test_version_7() -> None:
+    """A v7 record has AS and masks, and the router that the switch went past; gaps are counted in flows."""
+    record = FIXED_ENDS + bytes([0, 2, 6, 8]) + struct.pack(">HHBBHI", 65001, 65002, 24, 16, 0, 0x0A0000FE)
+    payloads = [struct.pack(">HHIIIII", 7, 1, 5000, 100, 0, number, 0) + record for number in (1, 2, 9)]
+    cooking = Cooking(Config(reorder_datagrams=1))
+    found = rows(cooking.on_batch(raw_batch(payloads), 0))
+    assert [row["type"] for row in found] == ["netflow.v7"] * 3
+    assert (found[0]["source.as.number"], found[0]["netflow.tcp_flags"]) == (65001, "S")
+    assert found[0]["netflow.exporterIPv4Address"] == "10.0.0.254"
+    (gap,) = rows(cooking.on_tick(2 * SECOND_NS))
+    assert (gap["netflow.expected_sequence"], gap["netflow.lost"]) == (3, 6)

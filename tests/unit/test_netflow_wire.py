@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 
 from eddy_agents.transformers.netflow import Config
-from eddy_agents.wire.netflow_datagram import IPFIX, V5, V9, Malformed, defect_of_length, read_header, read_sets
+from eddy_agents.wire.netflow_datagram import (
+    IPFIX,
+    V5,
+    V9,
+    Malformed,
+    defect_of_length,
+    follows,
+    read_header,
+    read_sets,
+)
 from eddy_agents.wire.netflow_exporter import Held, Pending, StreamKey, Streams
 from eddy_agents.wire.netflow_flows import flag_letters
 from eddy_agents.wire.netflow_layout import Records, layout_of
-from eddy_agents.wire.netflow_sampling import Sampling, interval_of
+from eddy_agents.wire.netflow_sampling import Rates, Room, Sampling, interval_of
 from eddy_agents.wire.netflow_sequence import Sequence
 from eddy_agents.wire.netflow_template import VARIABLE, FieldSpec, Template, read_templates
 from eddy_agents.wire.netflow_values import application_text, coded, decode_each, form_of
@@ -51,7 +60,10 @@ def test_v5_header_keeps_nanoseconds_engine_and_sampling() -> None:
     [
         (b"", "truncated"),
         (b"\0", "truncated"),
-        (b"\0\7" + bytes(30), "bad_version"),
+        (b"\0\6" + bytes(30), "bad_version"),
+        (b"\0\x08" + bytes(30), "unsupported_version"),
+        (b"\0\7\0\x1d" + bytes(20), "bad_count"),
+        (b"\0\1\0\x19" + bytes(12), "bad_count"),
         (b"\0\5\0\0" + bytes(20), "bad_count"),
         (b"\0\5\0\x1f" + bytes(20), "bad_count"),
         (b"\0\5\0\1", "truncated"),
@@ -74,6 +86,16 @@ def test_octets_after_an_ipfix_message_are_told_unless_zero() -> None:
         data = message + rest
         defect = defect_of_length(data, 0, len(data), read_header(data, 0, len(data)))
         assert (defect.reason if defect else None) == reason
+
+
+def test_a_whole_ipfix_message_may_follow() -> None:
+    """What follows a message is the next where it begins like one and is whole."""
+    message = struct.pack(">HHIII", 10, 16, 1, 2, 3)
+    for rest, found in ((message, True), (message[:-1], False), (b"\0\x09" + message[2:], False), (b"", False)):
+        data = message + rest
+        header = read_header(data, 0, len(data))
+        assert follows(data, header, len(data)) is found
+        assert (defect_of_length(data, 0, len(data), header) is None) is (found or not rest)
 
 
 def test_sets_before_a_broken_one_are_kept() -> None:
@@ -270,6 +292,31 @@ def test_samplers_are_told_apart() -> None:
     assert (sampling.default, sampling.interval(1), sampling.interval(9)) == (10, 10, 0)
     sampling.learn({302: 2, 34: 20})
     assert (sampling.default, sampling.interval(2)) == (0, 20)
+
+
+def test_interfaces_are_told_apart() -> None:
+    """A rate of an interface is its own; where all interfaces agree it is that of any flow."""
+    sampling = Sampling()
+    sampling.learn({10: "1", 34: 100})
+    assert sampling.default == 100
+    sampling.learn({10: 2, 50: 1000})
+    assert (sampling.default, sampling.interfaces) == (0, {1: 100, 2: 1000})
+    sampling.learn({10: 1, 34: 1000})
+    assert sampling.default == 1000
+
+
+def test_domains_of_one_exporter_share_its_only_rate() -> None:
+    """A domain that was told nothing has the rate of its exporter while that has one, and loses it with the domain."""
+    rates, room = Rates(), Room(2)
+    told, other = Sampling(rates, room), Sampling(rates, room)
+    assert told.learn({34: 10})
+    assert (other.default, other.interval(5), other.interval(0)) == (10, 10, 0)
+    assert told.learn({48: 7, 34: 20})
+    assert other.default == 0
+    assert not other.learn({34: 30})  # the room for two samplers is full
+    told.forget()
+    assert (other.default, rates.domains, room.left) == (0, 1, 2)
+    assert other.learn({34: 30})
 
 
 # --- sequence numbers --------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def test_hostile_values_raise_nothing() -> None:
     events = batch({"json.y": any_column(odd), EXTRA: extra})
     for condition in ("json.x = 1", "json.y ~ 'a'", "message = 'a'", "json.y IS NOT NULL"):
         assert selected(condition, events) == []
-    assert selected("parents IS NOT NULL", events) == [0, 1]
+    assert selected("parents IS NOT NULL", events) == []  # a map that holds something foreign is null as a whole
 
 
 @pytest.mark.parametrize(

@@ -227,8 +227,46 @@ def test_what_is_not_known_is_kept() -> None:
     assert fields_of(1, words(1, 64, 0, 99)) == {"sflow.0_1": words(1, 64, 0, 99).hex()}
     assert counter_fields(0, 1, b"short") == {"sflow.0_1": b"short".hex()}
     assert counter_fields(0, 5, bytes(28) + b"more")["sflow.0_5"] == b"more".hex()
-    (row,) = rows_of(cooked([datagram(record(5, b"drop"))]))
-    assert (row["type"], row["sflow.0_5"]) == ("sflow.unknown", b"drop".hex())
+    (row,) = rows_of(cooked([datagram(record(6, b"what"))]))
+    assert (row["type"], row["sflow.0_6"]) == ("sflow.unknown", b"what".hex())
+
+
+def test_discarded_packets() -> None:
+    """A discard has its packet, the interfaces as far as it came, the reason, and how many were not told."""
+    first = record(5, words(9, 0, 3, 4, 3, 0, 258, 1) + header(11, UDP_PACKET))
+    (row,) = rows_of(cooked([datagram(first, record(5, b"cut"))]))
+    expected: dict[str, Value] = {
+        "type": "sflow.discard",
+        "sflow.sample_sequence": 9,
+        "sflow.source_id": 3,
+        "sflow.drops": 4,
+        "sflow.reason": 258,
+        "observer.ingress.interface.id": "3",
+        "source.ip": "10.0.0.1",
+        "destination.port": 5353,
+        "network.bytes": 64,
+        "observer.ip": "192.0.2.1",
+        "occurred": 5,
+    }
+    assert expected.items() <= row.items()
+    assert "observer.egress.interface.id" not in row
+
+
+def test_whole_samples_of_a_cut_datagram_are_kept() -> None:
+    """What came whole is cooked, the datagram is refused once, and it is not missing besides."""
+    sample = flow(header(11, UDP_PACKET))
+    torn = record(1, words(11, 5, 512, 1, 0, 3, 4, 1) + words(1, 999))  # a record longer than its sample
+    cooking = Cooking(Config())
+    payloads = [
+        datagram(sequence=6),
+        datagram(sample, torn, sample, sample)[:-4],
+        datagram(sample, sequence=8)[:-1],
+        datagram(sequence=9),
+    ]
+    result = cooked(payloads, cooking)
+    assert [(row["type"], row["occurred"]) for row in rows_of(result)] == [("sflow.flow", 6), ("sflow.flow", 6)]
+    assert [(list(refusal.rows), refusal.reason) for refusal in result.refusals] == [([1, 2], "malformed")]
+    assert rows_of(cooking.on_tick(60 * SECOND)) == []
 
 
 def test_versions_and_cuts_are_refused() -> None:
@@ -276,7 +314,7 @@ def test_gaps_wait_for_a_number_of_datagrams() -> None:
 def lost(numbers: Sequence[tuple[int, int]]) -> list[int]:
     """How many datagrams are missing before each, given number and uptime."""
     sequences = Sequences(4, 8)
-    gaps = [sequences.take(Datagram("a", 0, number, uptime_ms, [], [], []), 0) for number, uptime_ms in numbers]
+    gaps = [sequences.take(Datagram("a", 0, number, uptime_ms, [], [], [], [], []), 0) for number, uptime_ms in numbers]
     return [0 if gap is None else gap.lost for gap in gaps]
 
 
@@ -292,9 +330,9 @@ def test_agents_and_gaps_are_bounded() -> None:
     """Beyond the limits the agent silent for longest is forgotten and the oldest gap is told; no gap is lost."""
     sequences = Sequences(2, 1000)
     for number in range(0, 80, 2):
-        sequences.take(Datagram("a", 0, number, 0, [], [], []), 0)
+        sequences.take(Datagram("a", 0, number, 0, [], [], [], [], []), 0)
     assert len(sequences.due(-1)) == 39 - 16
     for agent in ("b", "c"):
-        sequences.take(Datagram(agent, 0, 1, 0, [], [], []), 0)
+        sequences.take(Datagram(agent, 0, 1, 0, [], [], [], [], []), 0)
     assert len(sequences.due(-1)) == 16
-    assert sequences.take(Datagram("a", 0, 500, 0, [], [], []), 0) is None
+    assert sequences.take(Datagram("a", 0, 500, 0, [], [], [], [], []), 0) is None

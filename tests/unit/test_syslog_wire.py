@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC
 
+import numpy as np
 import pytest
 
 from eddy_agents.wire.syslog import parse_any, parse_rfc3164, parse_rfc5424
@@ -136,3 +137,15 @@ def test_columns_of_times_agree_with_single_ones() -> None:
         UNREADABLE,
         UNREADABLE,
     ]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Vienna"])
+def test_times_by_the_minute_agree_with_single_ones(zone: str) -> None:
+    """A minute that is converted once gives each of its seconds, also where the year or the zone changes, or none."""
+    minutes = [b"Nov  3 09:14", b"Feb 30 10:00", b"Nov  4 09:15", b"Oct 25 02:59", b"Feb 29 23:59"]
+    seconds = [0, 7, 29, 30, 59, 60, 61, 99]
+    observed = time_ns("2026-11-03T09:15:30Z")
+    places = np.repeat(np.arange(len(minutes)), len(seconds))
+    times = Clock(zone_of(zone)).bsd_seconds(minutes, places, np.tile(seconds, len(minutes)), observed)
+    texts = [b"%s:%02d" % (minute, second) for minute in minutes for second in seconds]
+    assert times.tolist() == [bsd_ns(text, observed, zone_of(zone)) for text in texts]

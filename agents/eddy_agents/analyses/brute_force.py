@@ -6,10 +6,12 @@ source then succeeds (level critical), and one with the complete evidence when i
 
 A daemon writes several lines about one attempt (sshd: "Invalid user", "Failed password", "Connection closed by
 authenticating user"). So attempts are counted for each user by the most frequent ``event.action`` among the failures;
-the evidence names all lines. A login that succeeds before guessing is recognised clears the failures of its user: it
-was a person who mistyped.
+a line about repetition counts as often as it says; the evidence names all lines. A login that succeeds before guessing
+is recognised clears the failures of its user: it was a person who mistyped. So it was where all failures of the source
+came over the connection that then succeeds. Keys that an SSH client offers in turn (``publickey``, and ``none``, which
+asks for the methods) are no attempts.
 
-Not found: failures that name no user (probes that open a connection only), or no source.
+Not found: failures that name no source; connections that end without a user (a monitor that looks at the port).
 """
 
 from __future__ import annotations
@@ -24,20 +26,23 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from eddy_agents.detection.contacts import times_of
+from eddy_agents.detection.contacts import integers, times_of
 from eddy_agents.detection.windows import EventClock, Positive, Table, eviction_notice, span_text
 from eddy_mesh.agent import Draft, Example, Result, draft_of
 from eddy_mesh.batch import EXTRA, Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
 
 INPUT: Final = (
-    "SELECT id, occurred, observed, host, event.category, event.outcome, event.action, source.ip, source.address,"
-    " user.name FROM system, security, application"
-    " WHERE stage = 'cooked' AND event.category = 'authentication' AND user.name IS NOT NULL"
+    "SELECT id, occurred, observed, host, event.category, event.outcome, event.action, event.type, source.ip,"
+    " source.address, source.port, user.name, ssh.method, syslog.repeated FROM system, security, application"
+    " WHERE stage = 'cooked' AND event.category = 'authentication'"
 )
 KIND: Final = Kind(Stage.ANALYZED, EventClass.SECURITY, "diagnosis.brute_force")
 
 _S: Final = 1_000_000_000
+_NO_GUESS: Final = frozenset({"publickey", "none", "hostbased"})
+"""SSH methods in which no password is tried. Source: RFC 4252 sections 5.2, 7 and 9."""
+_MAX_REPEATED: Final = 2**32
 _SHOWN: Final = 10
 """Users or sources named in the sentence."""
 _MAX_TEXT: Final = 256
@@ -83,6 +88,8 @@ class Attempt(NamedTuple):
     action: str
     host: str
     id: bytes
+    port: int = 0  # of the source; 0 where it is not known
+    weight: int = 1  # how many attempts the line stands for
 
 
 @dataclass(slots=True)
@@ -94,6 +101,7 @@ class _Guessing:
     successes: list[Attempt] = field(default_factory=list)
     beyond: int = 0  # failures for which there was no room any more
     last_ns: int = 0
+    seen_ns: int = 0  # when the last failure came
     found_ns: int = 0  # time of the first failure, once it is guessing
     quiet_ns: int = 0  # how long without a failure ends it
 
@@ -102,9 +110,9 @@ class _Guessing:
         """Events held."""
         return len(self.failures) + len(self.successes)
 
-    def fail(self, attempt: Attempt, room: int) -> None:
+    def fail(self, attempt: Attempt, seen_ns: int, room: int) -> None:
         """Take in a failure."""
-        self.last_ns = max(self.last_ns, attempt.time_ns)
+        self.last_ns, self.seen_ns = max(self.last_ns, attempt.time_ns), max(self.seen_ns, seen_ns)
         if self.held < room:
             self.failures.append(attempt)
         else:
@@ -115,9 +123,15 @@ class _Guessing:
         good = (success.source, success.user)
         self.failures = [failure for failure in self.failures if (failure.source, failure.user) != good]
 
+    def is_same_connection(self, success: Attempt) -> bool:
+        """Return whether every failure of the source came over the connection over which it then succeeds."""
+        ports = {failure.port for failure in self.failures if failure.source == success.source}
+        return success.port > 0 and ports == {success.port}
+
     def recognise(self, config: Config) -> bool:
         """Return whether the failures have just become guessing; forget those that are too old for it."""
-        if self.found_ns or len(self.failures) < min(config.failures, config.slow_failures, config.user_failures):
+        least = min(config.failures, config.slow_failures, config.user_failures)
+        if self.found_ns or sum(failure.weight for failure in self.failures) < least:
             return False
         oldest_ns = self.last_ns - config.slow_window_s * _S
         self.failures = sorted(failure for failure in self.failures if failure.time_ns >= oldest_ns)
@@ -135,11 +149,13 @@ class _Guessing:
             self.quiet_ns = config.slow_window_s * _S
             return 0 if several and attempts(self.failures) >= config.user_failures else None
         window_ns = self.quiet_ns = config.window_s * _S
-        begin = 0
+        begin = lines = 0
         for end, failure in enumerate(self.failures, 1):
+            lines += failure.weight
             while failure.time_ns - self.failures[begin].time_ns >= window_ns:
+                lines -= self.failures[begin].weight
                 begin += 1
-            if end - begin >= config.failures and attempts(self.failures[begin:end]) >= config.failures:
+            if lines >= config.failures and attempts(self.failures[begin:end]) >= config.failures:
                 return begin
         self.quiet_ns = config.slow_window_s * _S
         return 0 if attempts(self.failures) >= config.slow_failures else None
@@ -147,11 +163,14 @@ class _Guessing:
 
 def attempts(failures: Sequence[Attempt]) -> int:
     """Return how often a login was tried, given the lines about the failures."""
-    lines = Counter((failure.user, failure.action) for failure in failures)
+    lines: Counter[tuple[str, str]] = Counter()
+    for failure in failures:
+        lines[failure.user, failure.action] += failure.weight
     most: dict[str, int] = {}
     for (user, _), count in lines.items():
         most[user] = max(most.get(user, 0), count)
-    return sum(most.values())
+    unnamed = most.pop("", 0)  # perhaps other lines about the same attempts
+    return max(sum(most.values()), unnamed)
 
 
 class Detector:
@@ -171,18 +190,21 @@ class Detector:
     def on_batch(self, batch: Batch, now_ns: int) -> Result:
         """Take events about logins; return what was recognised, has succeeded or has ended."""
         times = times_of(batch, now_ns)
-        self._clock.observe(times, now_ns)
+        seen_ns = self._clock.observe(times, now_ns)
+        ports, repeated = integers(batch, "source.port"), integers(batch, "syslog.repeated")
         rows: list[dict[str, Value]] = []
         touched: dict[tuple[Form, str], None] = {}
         for row in np.argsort(times, kind="stable").tolist():
             attempt, outcome = _attempt(batch, row, int(times[row]))
             if attempt is None:
                 continue
+            weight = min(max(int(repeated[row]), 1), _MAX_REPEATED)
+            attempt = attempt._replace(port=max(int(ports[row]), 0), weight=weight)
             if outcome == "success":
                 rows += self._succeed(attempt)
                 continue
-            for key in ((Form.SOURCE, attempt.source), (Form.USER, attempt.user)):
-                self._table.enter(key).fail(attempt, self._config.max_evidence)
+            for key in _keys(attempt):
+                self._table.enter(key).fail(attempt, seen_ns, self._config.max_evidence)
                 rows += [_row(gone, "end") for gone in self._table.resize(key) if gone.found_ns]
                 touched[key] = None
         for key in touched:
@@ -207,7 +229,7 @@ class Detector:
     def _succeed(self, attempt: Attempt) -> list[dict[str, Value]]:
         """Take in a login that succeeded: of one who guesses it is the worst news, of others the end of mistyping."""
         rows: list[dict[str, Value]] = []
-        for key in ((Form.SOURCE, attempt.source), (Form.USER, attempt.user)):
+        for key in _keys(attempt):
             rows += self._recognise(key)
             guessing = self._table.get(key)
             if guessing is None:
@@ -215,7 +237,11 @@ class Detector:
             guesses = {failure.source for failure in guessing.failures}
             if not guessing.found_ns:
                 guessing.clear(attempt)
-            elif attempt.source in guesses and len(guessing.successes) < self._config.max_evidence:
+            elif (
+                attempt.source in guesses
+                and not guessing.is_same_connection(attempt)
+                and len(guessing.successes) < self._config.max_evidence
+            ):
                 guessing.successes.append(attempt)
                 rows.append(_row(guessing, "change"))
             rows += [_row(gone, "end") for gone in self._table.resize(key) if gone.found_ns]
@@ -228,12 +254,17 @@ class Detector:
             return []
         self._swept_ns = time_ns
         slow_ns = self._config.slow_window_s * _S
-        ended = self._table.sweep(lambda g: time_ns - g.last_ns > (g.quiet_ns if g.found_ns else slow_ns))
+        ended = self._table.sweep(lambda g: time_ns - g.seen_ns > (g.quiet_ns if g.found_ns else slow_ns))
         return [_row(guessing, "end") for guessing in ended if guessing.found_ns]
 
 
+def _keys(attempt: Attempt) -> list[tuple[Form, str]]:
+    keys = [(Form.SOURCE, attempt.source), (Form.USER, attempt.user)]
+    return keys if attempt.user else keys[:1]
+
+
 def _attempt(batch: Batch, row: int, time_ns: int) -> tuple[Attempt | None, str]:
-    """Return what an event says about a login, and its outcome; None where it is not about one that names both ends."""
+    """Return what an event says about a login, and its outcome; None where it is about no guess, or names no source."""
     extra = batch.columns[EXTRA].at(row) if EXTRA in batch.columns else None
     members = extra if isinstance(extra, dict) else {}
 
@@ -243,7 +274,10 @@ def _attempt(batch: Batch, row: int, time_ns: int) -> tuple[Attempt | None, str]
 
     outcome = text("event.outcome")
     source, user = text("source.ip") or text("source.address"), text("user.name")
-    if text("event.category") != "authentication" or outcome not in {"failure", "success"} or not source or not user:
+    if text("event.category") != "authentication" or outcome not in {"failure", "success"} or not source:
+        return None, outcome
+    is_mere_end = not user and (outcome == "success" or text("event.type") == "end")
+    if is_mere_end or (outcome == "failure" and text("ssh.method") in _NO_GUESS):
         return None, outcome
     identity = batch.ids().at(row)
     event_id = identity if isinstance(identity, bytes) else bytes(16)
@@ -263,7 +297,7 @@ def _row(guessing: _Guessing, event_type: str) -> dict[str, Value]:
     lines = [*guessing.failures, *guessing.successes]
     end_ns = max(line.time_ns for line in lines)
     many = f"{attempts(guessing.failures)} failed logins"
-    users = _listed({failure.user for failure in guessing.failures})
+    users = _listed({failure.user for failure in guessing.failures} - {""}) or "a user that is not named"
     sources = _listed({failure.source for failure in guessing.failures})
     whole = f"{many} from {name} as {users}" if form is Form.SOURCE else f"{many} as {name} from {sources}"
     sentence = f"{whole} in {span_text(end_ns - start_ns)}: guessing of passwords"
@@ -281,7 +315,7 @@ def _row(guessing: _Guessing, event_type: str) -> dict[str, Value]:
         "event.outcome": "success" if guessing.successes else "failure",
         "event.id": f"brute_force:{form}:{name}:{guessing.found_ns}",
         **_source({line.source for line in lines}),
-        "user.name": guessing.successes[-1].user if guessing.successes else _only({line.user for line in lines}),
+        "user.name": guessing.successes[-1].user if guessing.successes else _only({line.user for line in lines} - {""}),
         "diagnosis.id": "brute_force",
         "diagnosis.hypothesis": sentence,
         "diagnosis.expected": [f"a successful login among so many from {name if form is Form.SOURCE else sources}"],

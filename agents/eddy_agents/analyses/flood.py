@@ -6,7 +6,11 @@ when the rate is crossed, and one with the same ``event.id`` and the complete ev
 What is counted, by target address, protocol and port:
 
 * TCP: connections asked for (SYN without ACK) and not completed by their source. Answers of the target do not count.
-* UDP and ICMP: packets that the other end does not answer within the window.
+* UDP and ICMP: packets that the other end does not answer, told by the same record (biflows) or another. Groups
+  (multicast), broadcast and ports of protocols without answers (syslog, traps, flow export) are left out.
+
+The answer, or the rest of the connection, may come in a later batch: a request counts once it has waited for
+``grace_s`` or ``answer_s``.
 
 Not found: floods of completed requests (a matter for the log of the service), and floods in sampled flows, where one
 packet of many does not tell whether a connection was completed.
@@ -20,24 +24,11 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from eddy_agents.detection import contacts
-from eddy_agents.detection.contacts import (
-    ABSENT,
-    ACK,
-    ICMP,
-    ICMP_V6,
-    RST,
-    SYN,
-    TCP,
-    UDP,
-    Contacts,
-    Integers,
-    Mask,
-    Rows,
-)
-from eddy_agents.detection.windows import EventClock, Marks, Positive, Table, eviction_notice, peak, span_text
+from eddy_agents.detection.contacts import ACK, SYN, TCP, UDP, Contacts, Mask, Rows
+from eddy_agents.detection.requests import asks, completions, exchanges, peers, requests_of, weights_of, within
+from eddy_agents.detection.windows import EventClock, Grace, Marks, Positive, Table, eviction_notice, peak, span_text
 from eddy_mesh.agent import Draft, Example, Result, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
@@ -66,6 +57,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Unanswered UDP or ICMP packets to one port of one target within `window_s` that make a flood."""
     window_s: Positive = 10
     """Length of the window, s; a flood is over when the rate stays below for as long."""
+    grace_s: Grace = 3
+    """How long a connection may take to be completed before it counts, s."""
+    answer_s: Grace = 10
+    """How long a UDP or ICMP packet, or a flow of them, may wait for something to come back before it counts, s."""
+    one_way_ports: tuple[int, ...] = (162, 514, 2055, 4739, 6343, 9995, 9996)
+    """UDP ports that are not watched, since nothing answers there: SNMP traps, syslog, NetFlow, IPFIX, sFlow."""
     max_keys: Positive = 50_000
     """Most targets (address, protocol, port) that are watched at once."""
     max_recent: Positive = 65_536
@@ -91,8 +88,8 @@ class _Target:
     completed: list[Rows] = field(default_factory=list)  # peers of those that came to something
     unseen: int = 0  # events in the two lists
     asked: int = 0  # weight of what is recent or waiting
-    last_ns: int = 0
-    above_ns: int = 0  # last time at which the rate was above the limit; 0 where it never was
+    seen_ns: int = 0  # when the last request came
+    above_ns: int = 0  # when the last request of those above the limit came; 0 where the rate never was above
     start_ns: int = 0  # first event of the evidence
     name_ns: int = 0  # start as it was when the flood was found: names the diagnosis
     end_ns: int = 0
@@ -106,48 +103,56 @@ class _Target:
         """Events held."""
         return self.unseen + len(self.recent) + len(self.ids) // 16
 
-    def add(self, seen: Contacts, window_ns: int) -> None:
-        """Take in requests."""
+    def add(self, seen: Contacts, weight: int, time_ns: int) -> None:
+        """Take in requests that came at a time, and for how many they stand within a window."""
         self.waiting.append(seen)
         self.unseen += len(seen)
-        self.asked += int(_weights(seen, window_ns).sum())
-        self.last_ns = max(self.last_ns, int(seen.time_ns.max()))
+        self.asked += weight
+        self.seen_ns = time_ns
 
     def complete(self, peers: Rows) -> None:
         """Take note of peers that completed what they asked for."""
         self.completed.append(peers)
         self.unseen += len(peers)
 
-    def look(self, config: Config) -> None:
+    def look(self, config: Config, time_ns: int) -> None:
         """Count the windows; what lies in one above the limit becomes evidence, what is too old is forgotten."""
         seen = contacts.joined([self.recent, *self.waiting])
         taken = np.concatenate((self.taken, np.zeros(len(seen) - len(self.taken), np.bool_)))
-        open_ones = ~contacts.among(_peers(seen), np.concatenate([*self.completed, _NO_PEERS])) | taken
+        open_ones = ~contacts.among(peers(seen), np.concatenate([*self.completed, _NO_PEERS])) | taken
         order = np.flatnonzero(open_ones)[np.argsort(seen.time_ns[open_ones], kind="stable")]
         seen, taken = seen.where(order), taken[order]
-        window_ns = config.window_s * _S
-        weights = _weights(seen, window_ns)
-        above = peak(seen.time_ns, weights, window_ns) >= _limit(self.key, config)
-        if above.any():
-            burst = peak(seen.time_ns, weights, window_ns // 10) >= max(_limit(self.key, config) // 20, 2)
-            dense = _within(seen.time_ns, burst, window_ns // 10)  # a stray request before a flood is no part of it
-            fresh = _within(seen.time_ns, above, window_ns) & dense & ~taken
-            self._take(seen.where(fresh), config.max_evidence)
-            taken |= fresh
-            self.above_ns = max(self.above_ns, int(seen.time_ns[above].max()))
-        kept = seen.time_ns > self.last_ns - 2 * window_ns  # two windows: events come late, too
+        window_ns, grace_ns = config.window_s * _S, _grace_ns(self.key, config)
+        waited = seen.seen_ns <= time_ns - grace_ns
+        waited[: -config.max_recent] = True  # there is no room to wait longer
+        taken[waited] |= self._count(seen.where(waited), taken[waited], config)
+        kept = seen.seen_ns > self.seen_ns - 2 * window_ns - grace_ns  # two windows: events come late, too
         kept[: -config.max_recent] = False
         self.recent, self.taken = seen.where(kept), taken[kept]
-        self.asked = int(weights[kept].sum())
+        self.asked = int(weights_of(self.recent, window_ns).sum())
         self.waiting, self.completed, self.unseen = [], [], 0
+
+    def _count(self, seen: Contacts, taken: Mask, config: Config) -> Mask:
+        """Take as evidence what lies in a window above the limit and is not taken yet; return which that is."""
+        limit, window_ns = _limit(self.key, config), config.window_s * _S
+        weights = weights_of(seen, window_ns)
+        above = peak(seen.time_ns, weights, window_ns) >= limit
+        if not above.any():
+            return above
+        burst = peak(seen.time_ns, weights, window_ns // 10) >= max(limit // 20, 2)
+        dense = within(seen.time_ns, burst, window_ns // 10)  # a stray request before a flood is no part of it
+        fresh: Mask = within(seen.time_ns, above, window_ns) & dense & ~taken
+        self._take(seen.where(fresh), config.max_evidence)
+        self.above_ns = max(self.above_ns, int(seen.seen_ns[above].max()))
+        return fresh
 
     def _take(self, fresh: Contacts, max_evidence: int) -> None:
         if not len(fresh):
             return
-        first, last = int(fresh.time_ns.min()), int(fresh.time_ns.max())
+        first, last = int(fresh.time_ns.min()), int((fresh.time_ns + fresh.duration_ns).max())
         self.start_ns = min(self.start_ns, first) if self.count else first
         self.end_ns = max(self.end_ns, last)
-        requests = _requests(fresh)
+        requests = requests_of(fresh)
         self.count += len(fresh)
         self.asked_in_all += int(requests.sum())
         self.ids += contacts.packed_ids(fresh.ids[: max(max_evidence - len(self.ids) // 16, 0)])
@@ -182,152 +187,98 @@ class Detector:
     def on_batch(self, batch: Batch, now_ns: int) -> Result:
         """Take flows or packets; return floods that were found or have ended."""
         seen = contacts.contacts_of(batch, now_ns)
-        self._clock.observe(seen.time_ns, now_ns)
-        requests = seen.where(_asks(seen))
-        completed = _completions(seen)
-        requests = requests.where(~contacts.among(_exchange(requests), completed))
-        gone = self._complete(completed)
-        found, more = self._watch(requests)
-        drafts = [*self._drafts(found, "start"), *self._drafts([*gone, *more], "end")]
-        return Result([*drafts, *self._sweep(now_ns)])
+        seen = seen.seen_at(self._clock.observe(seen.time_ns, now_ns))
+        requests = seen.where(asks(seen, self._config.one_way_ports))
+        completed = completions(seen)
+        requests = requests.where(~contacts.among(exchanges(requests), completed))
+        gone = [*self._complete(completed, now_ns), *self._watch(requests, now_ns)]
+        return Result(self._told_of(gone, now_ns))
 
     def on_tick(self, now_ns: int) -> Result:
-        """Return the floods that have ended, and what had to be forgotten."""
-        drafts = self._sweep(now_ns)
+        """Return the floods that were found or have ended, and what had to be forgotten."""
+        drafts = self._told_of([], now_ns)
         if self._targets.evicted > self._told:
             drafts.append(eviction_notice("flood", self._targets.evicted - self._told))
             self._told = self._targets.evicted
         return Result(drafts)
 
-    def _complete(self, completed: Rows) -> list[_Target]:
+    def _complete(self, completed: Rows, now_ns: int) -> list[_Target]:
         """Take note of completed exchanges; return the targets that had to go."""
         gone: list[_Target] = []
         known = completed[self._marks.may_hold(completed[:, :4])]
         rows, which = contacts.distinct(known[:, :4])
         for row, members in zip(rows.tolist(), contacts.groups(which), strict=True):
             target = self._targets.get(_key(row))
-            if target is None:
-                continue
-            target.complete(known[members, 4:])
-            if target.unseen >= _AT_ONCE:
-                target.look(self._config)
-            gone += self._targets.resize(target.key)
+            if target is not None:
+                target.complete(known[members, 4:])
+                gone += self._settle(target, now_ns)
         return gone
 
-    def _watch(self, requests: Contacts) -> tuple[list[_Target], list[_Target]]:
-        """Take in requests; return the targets of floods just found, and those that had to go."""
-        services = _exchange(requests)[:, :4]
-        rows, which = contacts.distinct(services)
+    def _watch(self, requests: Contacts, now_ns: int) -> list[_Target]:
+        """Take in requests; return the targets that had to go."""
+        rows, which = contacts.distinct(exchanges(requests)[:, :4])
         self._marks.add(rows)
-        found: list[_Target] = []
+        weights = np.bincount(which, weights_of(requests, self._config.window_s * _S), len(rows))
         gone: list[_Target] = []
-        for row, members in zip(rows.tolist(), contacts.groups(which), strict=True):
+        groups = zip(rows.tolist(), contacts.groups(which), weights.tolist(), strict=True)
+        for row, members, weight in groups:
             target = self._targets.enter(_key(row))
-            target.add(requests.where(members), self._config.window_s * _S)
-            if self._due(target):
-                target.look(self._config)
-            if target.count and not target.name_ns:
-                target.name_ns = target.start_ns
-                found.append(target)
-            gone += self._targets.resize(target.key)
-        return found, gone
+            target.add(requests.where(members), int(weight), self._clock.at(now_ns))
+            gone += self._settle(target, now_ns)
+        return gone
 
-    def _due(self, target: _Target) -> bool:
+    def _settle(self, target: _Target, now_ns: int) -> list[_Target]:
+        """Look at a target that holds much that is not looked at; return the targets that had to go."""
         if target.unseen >= _AT_ONCE:
-            return True
-        return not target.name_ns and target.asked >= _limit(target.key, self._config)
+            target.look(self._config, self._clock.at(now_ns))
+        return self._targets.resize(target.key)
 
-    def _sweep(self, now_ns: int) -> list[Draft]:
-        """End what has stayed below its limit for a window; at most once a second of the events' time."""
+    def _told_of(self, gone: list[_Target], now_ns: int) -> list[Draft]:
+        """Look at what may be a flood, end what is over; at most once a second of the events' time."""
         time_ns = self._clock.at(now_ns)
+        for target in gone:
+            if target.count:  # it can not wait any longer for what may come
+                target.look(self._config, time_ns + _grace_ns(target.key, self._config))
         if abs(time_ns - self._swept_ns) < _S:
-            return []
+            return self._drafts(gone, "end")
         self._swept_ns = time_ns
-        window_ns = self._config.window_s * _S
-        for target in self._targets:
-            if target.name_ns and target.unseen:
-                target.look(self._config)
-                self._targets.resize(target.key)
-        ended = self._targets.sweep(
-            lambda target: time_ns - (target.above_ns or target.last_ns + window_ns) > window_ns
-        )
+        found: list[_Target] = []
+        suspects = [t for t in self._targets if t.name_ns or t.asked >= _limit(t.key, self._config)]
+        for target in suspects:
+            target.look(self._config, time_ns)
+            if target.count and not target.name_ns:
+                found.append(target)
+        started = self._drafts(found, "start")
+        for target in suspects:
+            gone += self._targets.resize(target.key) if self._targets.get(target.key) is not None else []
+        gone += self._targets.sweep(lambda target: self._over(target, time_ns))
         if self._marks.added > _MARKS_MAX:
             self._marks.clear()
             self._marks.add(np.array([target.key for target in self._targets], np.uint64).reshape(-1, 4))
-        return self._drafts(ended, "end")
+        return [*started, *self._drafts(gone, "end")]
+
+    def _over(self, target: _Target, time_ns: int) -> bool:
+        """Return whether a target has been below its limit for a window, and nothing of it waits any more."""
+        window_ns = self._config.window_s * _S
+        since_ns = target.above_ns or target.seen_ns + window_ns
+        return time_ns - since_ns > window_ns + _grace_ns(target.key, self._config)
 
     def _drafts(self, targets: list[_Target], event_type: str) -> list[Draft]:
-        rows = [_row(target, event_type, self._config) for target in targets if target.name_ns]
-        return [draft_of(KIND, rows)] if rows else []
+        floods = [target for target in targets if target.count]
+        for target in floods:
+            target.name_ns = target.name_ns or target.start_ns
+        return [draft_of(KIND, [_row(target, event_type, self._config) for target in floods])] if floods else []
 
 
-# --- what a request is -------------------------------------------------------------------------------------------
-
-
-def _asks(seen: Contacts) -> Mask:
-    """Return True for each request for a connection, and each packet of protocols without connections."""
-    flags = seen.flags
-    syn = (seen.protocol == TCP) & (flags != ABSENT) & (flags & SYN > 0) & (flags & ACK == 0)
-    asks: Mask = syn | np.isin(seen.protocol, (UDP, ICMP, ICMP_V6))
-    return asks
-
-
-def _exchange(seen: Contacts) -> Rows:
-    """Return target, port and protocol, then source and its port: what a request and its completion share."""
-    ports = _ports(seen)
-    middle = (ports[1], seen.protocol.astype(np.uint64))
-    return np.column_stack((seen.destination, *middle, seen.source, ports[0]))
-
-
-def _completions(seen: Contacts) -> Rows:
-    """Return the exchanges, in the form of `_exchange`, that came to something."""
-    told = (seen.protocol == TCP) & (seen.flags != ABSENT)
-    completes = seen.where(told & (seen.flags & ACK > 0) & (seen.flags & RST == 0))
-    answers = seen.where(np.isin(seen.protocol, (UDP, ICMP, ICMP_V6)))
-    ports = _ports(answers)
-    middle = (ports[0], answers.protocol.astype(np.uint64))
-    backward = np.column_stack((answers.source, *middle, answers.destination, ports[1]))
-    return np.concatenate((_exchange(completes), backward))
-
-
-def _ports(seen: Contacts) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Return source and destination ports; 0 for ICMP, for which exporters write the type there."""
-    has = np.isin(seen.protocol, (TCP, UDP))
-    return np.where(has, seen.source_port, 0).astype(np.uint64), np.where(has, seen.destination_port, 0).astype(
-        np.uint64
-    )
-
-
-def _peers(seen: Contacts) -> Rows:
-    return _exchange(seen)[:, 4:]
-
-
-def _requests(seen: Contacts) -> Integers:
-    """Return how many requests each event stands for."""
-    resets = (seen.protocol == TCP) & (seen.flags & RST > 0)  # half of the packets take the request back
-    requests: Integers = np.where(resets, (seen.packets + 1) // 2, seen.packets)
-    return requests
-
-
-def _weights(seen: Contacts, window_ns: int) -> Integers:
-    """Return how many requests of each event fall into one window; a flow may take longer than that."""
-    share = window_ns / np.maximum(seen.duration_ns, window_ns)
-    return np.maximum(_requests(seen) * share, 1).astype(np.int64)
-
-
-def _within(times_ns: Integers, above: Mask, window_ns: int) -> Mask:
-    """Return True for each event that lies in a window that ends with one of those named."""
-    ends = np.flatnonzero(above)
-    begins = np.searchsorted(times_ns, times_ns[ends] - window_ns, side="right")
-    steps = np.zeros(len(times_ns) + 1, np.int64)
-    np.add.at(steps, begins, 1)
-    np.add.at(steps, ends + 1, -1)
-    within: Mask = np.cumsum(steps)[:-1] > 0
-    return within
+# --- limits and keys -------------------------------------------------------------------------------------------------
 
 
 def _limit(key: Key, config: Config) -> int:
     return config.connections if key[3] == TCP else config.packets
+
+
+def _grace_ns(key: Key, config: Config) -> int:
+    return (config.grace_s if key[3] == TCP else config.answer_s) * _S
 
 
 def _key(row: list[int]) -> Key:
@@ -403,7 +354,7 @@ EXAMPLES: tuple[Example, ...] = (
                 "diagnosis.count": 5,
             },
         ),
-        config={"connections": 5},
+        config={"connections": 5, "grace_s": 0},
     ),
     Example(  # completed connections are no flood
         given=[
@@ -411,6 +362,6 @@ EXAMPLES: tuple[Example, ...] = (
             for n in range(5)
         ],
         expected=(),
-        config={"connections": 5},
+        config={"connections": 5, "grace_s": 0},
     ),
 )

@@ -9,7 +9,11 @@ What counts is the *probe*, a request that came to nothing:
   source never completed; of packets the probe is forgotten when the source completes the connection. It does not
   matter whether the target refuses (RST), accepts (SYN ACK) or is silent, and the target's answers are no probes.
 * UDP, and TCP of exporters that do not give flags: at most a few packets from the higher to the lower port, and no
-  answer. Answers (from the lower port) and traceroute are left out.
+  answer, be it told by the same record (biflows) or by another. Answers (from the lower port), traceroute, groups and
+  peer-to-peer exchanges are left out, and exporters that give neither flags nor packets but for what they denied.
+
+The answer, or the rest of the connection, may come in a later batch: a probe counts once it has waited for
+``grace_s``. A sweep without flags is none while more targets answer than do not: that is a resolver.
 
 Not found: scans with whole connections to open ports only, ACK scans, UDP scans from a port below those scanned.
 """
@@ -24,8 +28,9 @@ import msgspec
 import numpy as np
 
 from eddy_agents.detection import contacts
-from eddy_agents.detection.contacts import ABSENT, ACK, RST, SYN, TCP, UDP, Contacts, Mask, Rows
-from eddy_agents.detection.windows import EventClock, Marks, Positive, Table, eviction_notice, span_text
+from eddy_agents.detection.contacts import ACK, SYN, TCP, UDP, Contacts, Rows
+from eddy_agents.detection.probes import answers, completes, is_probe, services
+from eddy_agents.detection.windows import EventClock, Grace, Marks, Positive, Table, eviction_notice, span_text
 from eddy_mesh.agent import Draft, Example, Result, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
@@ -36,9 +41,6 @@ INPUT: Final = contacts.INPUT
 KIND: Final = Kind(Stage.ANALYZED, EventClass.SECURITY, "diagnosis.port_scan")
 
 _S: Final = 1_000_000_000
-_FEW_PACKETS: Final = 3
-_TRACEROUTE: Final = (33_434, 33_534)
-"""Ports that traceroute counts up through, one for each probe."""
 _MARKS_MAX: Final = 250_000
 """Marks after which those of forgotten probes are taken away: a quarter of the places at most."""
 _REPEATS: Final = 3
@@ -64,6 +66,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Targets tried on one port within `slow_window_s`."""
     slow_window_s: Positive = 3600
     """Length of the window for slow scans, s."""
+    grace_s: Grace = 3
+    """How long a request may wait for its answer, or a connection for its completion, before it is a probe, s."""
     max_keys: Positive = 50_000
     """Most pairs of source and target, or of source and port, that are watched at once."""
     max_held: Positive = 500_000
@@ -85,6 +89,7 @@ class _Tried:
 
     first_ns: int
     last_ns: int
+    seen_ns: int  # when the first of its probes came
     count: int = 0
     ids: bytearray = field(default_factory=bytearray)
 
@@ -103,23 +108,26 @@ class _Scan:
     beyond: int = 0  # probes of ports or targets for which there was no room any more
     new_ns: int = 0  # last time at which a port or target was new
     last_ns: int = 0
+    seen_ns: int = 0  # when the last probe came
+    answered: set[tuple[int, int]] = field(default_factory=set)  # targets of a sweep that did, no more than tried
+    due_ns: int = 0  # when its probes have waited for answers; 0 where they are too few for a scan
     found_ns: int = 0  # begin of the scan, once it is one
     quiet_ns: int = 0  # how long without a probe ends it
 
-    def probe(self, target: tuple[int, int], times_ns: tuple[int, int], ids: bytes, room: int) -> None:
-        """Take in probes of one port or target, by first and last time; of their ids as many as there is room for."""
-        first_ns, last_ns = times_ns
+    def probe(self, target: tuple[int, int], times_ns: tuple[int, int, int], ids: bytes, room: int) -> None:
+        """Take in probes of one port or target, by first and last time and when they came, and as many ids as fit."""
+        first_ns, last_ns, seen_ns = times_ns
         tried = self.tried.get(target)
-        if tried is not None and self.found_ns and first_ns > self.new_ns + _REPEAT_NS:
+        if tried is not None and self.due_ns and first_ns > self.new_ns + _REPEAT_NS:
             return
-        self.last_ns = max(self.last_ns, last_ns)
+        self.last_ns, self.seen_ns = max(self.last_ns, last_ns), max(self.seen_ns, seen_ns)
         left = max(room - self.held, 0)
         if tried is None:
             self.new_ns = max(self.new_ns, first_ns)
             if not left:
                 self.beyond += len(ids) // 16
                 return
-            tried = self.tried[target] = _Tried(first_ns, last_ns)
+            tried = self.tried[target] = _Tried(first_ns, last_ns, seen_ns)
         tried.first_ns, tried.last_ns = min(tried.first_ns, first_ns), max(tried.last_ns, last_ns)
         counted = min(len(ids) // 16, _REPEATS - tried.count)
         tried.count += counted
@@ -131,6 +139,14 @@ class _Scan:
         tried = self.tried.pop(target, None)
         if tried is not None:
             self.held -= len(tried.ids) // 16
+        if not self.tried:
+            self.answered.clear()
+
+    def settle(self, target: tuple[int, int]) -> None:
+        """Take back the probes of what has come to something after all."""
+        self.forget(target)
+        if self.key[:2] == (Form.HORIZONTAL, UDP) and len(self.answered) < len(self.tried):
+            self.answered.add(target)
 
     def forget_before(self, time_ns: int) -> None:
         """Take back what was last tried before a time."""
@@ -150,67 +166,91 @@ class Detector:
         self._clock = EventClock()
         self._marks = Marks()
         self._scans: Table[Key, _Scan] = Table(_Scan, config.max_keys, config.max_held)
+        self._waiting: dict[Key, None] = {}  # those that may be scans
         self._swept_ns = 0
         self._told = 0
 
     def on_batch(self, batch: Batch, now_ns: int) -> Result:
         """Take flows or packets; return scans that were recognised or have ended."""
         seen = contacts.contacts_of(batch, now_ns)
-        self._clock.observe(seen.time_ns, now_ns)
+        time_ns = self._clock.observe(seen.time_ns, now_ns)
         probing = is_probe(seen)
         probes = seen.where(probing)
         settled = np.concatenate(
-            (seen.where(_completes(seen)).forward(), seen.where(_answers(seen) & ~probing).backward())
+            (seen.where(completes(seen)).forward(), seen.where(answers(seen) & ~probing).backward())
         )
         probes = probes.where(~contacts.among(probes.forward(), settled))
+        ended = self._watch(probes, time_ns)
         self._settle(settled)
-        drafts = self._watch(probes)
-        return Result([*drafts, *self._sweep(now_ns)])
+        return Result(self._told_of(ended, now_ns))
 
     def on_tick(self, now_ns: int) -> Result:
-        """Return the scans that have ended, and what had to be forgotten."""
-        drafts = self._sweep(now_ns)
+        """Return the scans that were recognised or have ended, and what had to be forgotten."""
+        drafts = self._told_of([], now_ns)
         if self._scans.evicted > self._told:
             drafts.append(eviction_notice("port_scan", self._scans.evicted - self._told))
             self._told = self._scans.evicted
         return Result(drafts)
 
+    def _told_of(self, ended: list[_Scan], now_ns: int) -> list[Draft]:
+        found = self._recognise_due(self._clock.at(now_ns))
+        ended += self._sweep(now_ns)
+        return _drafts(found, "start") + _drafts([scan for scan in ended if scan.found_ns], "end")
+
     def _settle(self, settled: Rows) -> None:
         """Forget the probes that came to something after all, of scans that are not yet recognised."""
-        known = settled[self._marks.may_hold(settled)]
+        sweeps = self._marks.may_hold(services(settled)) & (settled[:, 5] == UDP)
+        known = settled[self._marks.may_hold(settled) | sweeps]
         for row in contacts.distinct(known)[0].tolist():
             for key, target in _keys(row):
                 scan = self._scans.get(key)
                 if scan is not None and not scan.found_ns:
-                    scan.forget(target)
+                    scan.settle(target)
                     self._scans.resize(key)
 
-    def _watch(self, probes: Contacts) -> list[Draft]:
+    def _watch(self, probes: Contacts, time_ns: int) -> list[_Scan]:
+        """Take in probes; return the scans that had to go."""
         rows, which = contacts.distinct(probes.forward())
         self._marks.add(rows)
-        touched: dict[Key, None] = {}
+        self._marks.add(services(rows[rows[:, 5] == UDP]))
         gone: list[_Scan] = []
         for row, members in zip(rows.tolist(), contacts.groups(which), strict=True):
-            times = int(probes.time_ns[members].min()), int(probes.time_ns[members].max())
+            times = int(probes.time_ns[members].min()), int(probes.time_ns[members].max()), time_ns
             ids = contacts.packed_ids(probes.ids[members])
             for key, target in _keys(row):
                 scan = self._scans.enter(key)
                 scan.probe(target, times, ids, self._config.max_evidence)
                 gone += self._scans.resize(key)
-                touched[key] = None
-        live = [self._scans.get(key) for key in touched]
-        found = [scan for scan in live if scan is not None and self._recognise(scan)]
-        ended = [scan for scan in gone if scan.found_ns]
-        return _drafts(found, "start") + _drafts(ended, "end")
+                if not scan.due_ns and len(scan.tried) >= min(self._least(key[0])):
+                    scan.due_ns = time_ns + self._config.grace_s * _S
+                    self._waiting[key] = None
+        return gone
 
-    def _recognise(self, scan: _Scan) -> bool:
-        """Return whether the scan has just become one."""
+    def _recognise_due(self, time_ns: int) -> list[_Scan]:
+        """Return the scans that have become some, of those whose probes have waited."""
+        found: list[_Scan] = []
+        grace_ns = self._config.grace_s * _S
+        for key in list(self._waiting):
+            scan = self._scans.get(key)
+            if scan is not None and scan.due_ns > time_ns:
+                continue
+            if scan is not None and self._recognise(scan, time_ns - grace_ns):
+                found.append(scan)
+            elif scan is not None:
+                scan.due_ns = scan.seen_ns + grace_ns if scan.seen_ns > time_ns - grace_ns else 0
+                if scan.due_ns:
+                    continue
+            del self._waiting[key]
+        return found
+
+    def _recognise(self, scan: _Scan, waited_ns: int) -> bool:
+        """Return whether the scan has just become one, by the probes that came no later than a time."""
         least, slow_least = self._least(scan.key[0])
-        if scan.found_ns or len(scan.tried) < min(least, slow_least):
-            return False
         scan.forget_before(scan.last_ns - self._config.slow_window_s * _S)
         self._scans.resize(scan.key)
-        times = np.sort([tried.last_ns for tried in scan.tried.values()])
+        times = np.sort([tried.last_ns for tried in scan.tried.values() if tried.seen_ns <= waited_ns])
+        if len(times) < min(least, slow_least) or len(scan.answered) >= len(times):
+            return False
         begins = np.searchsorted(times, times - self._config.window_s * _S)
         fast = np.flatnonzero(np.arange(1, len(times) + 1) - begins >= least)
         if len(fast):
@@ -229,56 +269,26 @@ class Detector:
             return self._config.ports, self._config.slow_ports
         return self._config.targets, self._config.slow_targets
 
-    def _sweep(self, now_ns: int) -> list[Draft]:
+    def _sweep(self, now_ns: int) -> list[_Scan]:
         """End what has been quiet for its window; at most once a second of the events' time."""
         time_ns = self._clock.at(now_ns)
         if abs(time_ns - self._swept_ns) < _S:
             return []
         self._swept_ns = time_ns
         slow_ns = self._config.slow_window_s * _S
-        ended = self._scans.sweep(lambda scan: time_ns - scan.last_ns > (scan.quiet_ns or slow_ns))
+        ended = self._scans.sweep(lambda scan: time_ns - scan.seen_ns > (scan.quiet_ns or slow_ns))
         if self._marks.added > _MARKS_MAX:
             self._mark_again()
-        return _drafts([scan for scan in ended if scan.found_ns], "end")
+        return ended
 
     def _mark_again(self) -> None:
         """Mark what is still held; the marks of what was forgotten go."""
         self._marks.clear()
         vertical = [scan for scan in self._scans if scan.key[0] is Form.VERTICAL]
         rows = [(*scan.key[2:], port, scan.key[1]) for scan in vertical for port, _ in scan.tried]
-        self._marks.add(np.array(rows, np.uint64).reshape(-1, 6))
-
-
-# --- what a probe is ---------------------------------------------------------------------------------------------
-
-
-def is_probe(seen: Contacts) -> Mask:
-    """Return True for each flow or packet that asks for something and by itself does not get it."""
-    told = (seen.protocol == TCP) & (seen.flags != ABSENT)
-    half_open = told & (seen.flags & ACK == 0) & ((seen.flags & SYN > 0) | (seen.flags & RST == 0))
-    traceroute = (seen.destination_port >= _TRACEROUTE[0]) & (seen.destination_port <= _TRACEROUTE[1])
-    blind = _blind(seen) & (seen.packets <= _FEW_PACKETS) & (seen.source_port > seen.destination_port)
-    probing: Mask = half_open | blind & ~(traceroute & (seen.protocol == UDP))
-    return probing
-
-
-def _blind(seen: Contacts) -> Mask:
-    """Return True where nothing tells a request from an answer."""
-    blind: Mask = (seen.protocol == UDP) | (seen.protocol == TCP) & (seen.flags == ABSENT)
-    return blind
-
-
-def _completes(seen: Contacts) -> Mask:
-    """Return True where the source shows that it has got an answer and goes on."""
-    told = (seen.protocol == TCP) & (seen.flags != ABSENT)
-    more = _blind(seen) & (seen.packets > _FEW_PACKETS)
-    completes: Mask = told & (seen.flags & ACK > 0) & (seen.flags & RST == 0) | more
-    return completes
-
-
-def _answers(seen: Contacts) -> Mask:
-    answers: Mask = _blind(seen) & (seen.source_port < seen.destination_port)
-    return answers
+        held = np.array(rows, np.uint64).reshape(-1, 6)
+        self._marks.add(held)
+        self._marks.add(services(held[held[:, 5] == UDP]))
 
 
 def _keys(row: list[int]) -> tuple[tuple[Key, tuple[int, int]], tuple[Key, tuple[int, int]]]:
@@ -357,14 +367,16 @@ EXAMPLES: tuple[Example, ...] = (
                 "diagnosis.count": 15,
             },
         ),
+        config={"grace_s": 0},
     ),
     Example(
         given=[_PROBE | {"destination.port": 445, "destination.ip": f"198.51.100.{host}"} for host in range(1, 6)],
         expected=({"event.action": "host_sweep", "destination.port": 445, "diagnosis.count": 5},),
-        config={"targets": 5},
+        config={"targets": 5, "grace_s": 0},
     ),
     Example(  # completed connections are no scan
         given=[_PROBE | {"destination.port": port, "netflow.tcpControlBits": SYN | ACK} for port in range(1, 16)],
         expected=(),
+        config={"grace_s": 0},
     ),
 )

@@ -126,6 +126,8 @@ class Anonymizer:
             return None
         held = [batch.columns[name] for name in self._config.names_in_text if name in batch.columns]
         extra = batch.columns.get(EXTRA)
+        if extra is None and all(isinstance(column, Constant) for column in held):
+            return [[*_texts([column.at(0) for column in held]), batch.origin]] * batch.count
         rows = []
         for row in range(batch.count):
             values = [column.at(row) for column in held]
@@ -162,9 +164,20 @@ def _int64(times: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
 
 
 def _texts(values: Sequence[Value]) -> list[str]:
-    """Return the texts among values and in lists of them."""
-    flat = [member for value in values for member in (value if isinstance(value, list) else [value])]
-    return [member for member in flat if isinstance(member, str)]
+    """Return the texts among values, and in lists and maps of them."""
+    texts: list[str] = []
+    left: list[object] = list(values)
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, bytes):
+            texts.append(value.decode("utf-8", "surrogateescape"))
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            left += [*value, *value.values()]
+    return texts
 
 
 def kept_column(name: str, column: Column) -> Column | None:
@@ -177,6 +190,8 @@ def kept_column(name: str, column: Column) -> Column | None:
     kind = type_of(name)
     if not is_checked(kind) or isinstance(column, Numbers if kind in NUMBER_TYPES else Ids):
         return column
+    if isinstance(column, Constant):
+        return column if fits(kind, column.value) else None
     values = [column.at(row) for row in range(len(column))]
     fitting = [value if fits(kind, value) else None for value in values]
     if all(value is None for value in fitting):
@@ -216,6 +231,11 @@ def changed_column(keyed: Keyed, name: str, column: Column, rule: Rule, names: N
 
 def _scrubbed(keyed: Keyed, name: str, column: Column, rule: Rule, names: Sequence[Sequence[str]]) -> Column:
     """Return a column scrubbed of each row's names; what is there often, with the same names, is read once."""
+    first = names[0]
+    if isinstance(column, Constant | Words) and all(found is first for found in names):
+        if isinstance(column, Constant):
+            return Constant(keyed.value(name, column.value, rule, first), column.count)
+        return replace(column, values=tuple(keyed.text(name, value, rule, first) for value in column.values))
     known: dict[tuple[str, tuple[str, ...]], Value] = {}
     values: list[Value] = []
     for row in range(len(column)):
@@ -231,8 +251,6 @@ def _scrubbed(keyed: Keyed, name: str, column: Column, rule: Rule, names: Sequen
 
 
 def _numbers(keyed: Keyed, name: str, column: Numbers, rule: Rule) -> Numbers:
-    if rule.method is Method.SCRUB:
-        return column
     distinct, which = np.unique(column.values, return_inverse=True)
     if rule.method is Method.TRUNCATE and column.values.dtype.kind in "iu":
         size = rule.unit_ns if type_of(name) is FieldType.TIME else rule.step
@@ -241,8 +259,8 @@ def _numbers(keyed: Keyed, name: str, column: Numbers, rule: Rule) -> Numbers:
         rounded = values - np.fmod(values, size) if size <= np.iinfo(values.dtype).max else np.zeros_like(values)
         return Numbers(rounded, column.nulls)
     changed = [keyed.number(name, value, rule) for value in distinct.tolist()]
-    dtype = np.float64 if rule.method is Method.TRUNCATE else np.int64
-    return Numbers(np.array(changed, dtype)[which], column.nulls)
+    is_float = rule.method is Method.TRUNCATE or any(isinstance(number, float) for number in changed)
+    return Numbers(np.array(changed, np.float64 if is_float else np.int64)[which], column.nulls)
 
 
 def _changed_bytes(keyed: Keyed, name: str, value: Value, rule: Rule) -> bytes:

@@ -25,6 +25,9 @@ _MAX_DEPTH = 32
 
 NUMBER_TYPES = frozenset({FieldType.BOOL, FieldType.INT, FieldType.FLOAT, FieldType.TIME, FieldType.LEVEL})
 
+SHORT = 0xFFFF
+"""Largest number that scrub leaves: a code or a VLAN, too short for an IPv4 address."""
+
 _ID_BYTES = 16
 
 Array = npt.NDArray[np.unsignedinteger]
@@ -139,17 +142,16 @@ class Keyed:
         if isinstance(value, bytes):
             return self.data(value, rule, names)
         if isinstance(value, dict):
-            members = ((self._member(name, str(key), rule, names), held) for key, held in value.items())
+            members = ((self._member(name, key, rule, names), held) for key, held in value.items())
             return {key: self.value(name, held, rule, names, depth + 1) for key, held in members}  # type: ignore[arg-type]
         if isinstance(value, list):
             return [self.value(name, held, rule, names, depth + 1) for held in value]  # type: ignore[arg-type]
-        return self.number(name, value, rule) if _is_number(value) else None
+        return self.number(name, value, rule)
 
     def members(self, fields: dict[str, Value], names: Sequence[str]) -> dict[str, Value]:
         """Return a map of fields, each under its own rule, without those that are dropped."""
         changed: dict[str, Value] = {}
-        for key, held in fields.items():
-            name = str(key)  # a sender's map may have others
+        for name, held in fields.items():
             value = self.value(name, held, self._policy.rule(name), names)
             if value is not None:
                 changed[name] = value
@@ -178,8 +180,8 @@ class Keyed:
         return self._tokens.data(data, rule.prefix, rule.length)
 
     def number(self, name: str, number: float, rule: Rule) -> float:
-        """Return the changed form of a number: rounded towards zero, or its token; scrub finds nothing in it."""
-        if rule.method is Method.SCRUB:
+        """Return the changed form of a number: rounded towards zero, or its token; scrub leaves short ones."""
+        if rule.method is Method.SCRUB and abs(number) <= SHORT:
             return number
         if rule.method is not Method.TRUNCATE:
             return self._tokens.number(number)
@@ -204,11 +206,6 @@ class Keyed:
         if type_of(name) in {FieldType.ANY, FieldType.LIST}:
             return self._scrubbed(key, _PAN, names)
         return self.text(name, key, rule, names)
-
-
-def _is_number(value: object) -> bool:
-    """Return whether a value is a number; MessagePack has values that are nothing an event can have."""
-    return isinstance(value, int | float)
 
 
 _PAN = Rule(method=Method.CRYPTO_PAN)

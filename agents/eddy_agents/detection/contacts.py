@@ -6,7 +6,7 @@ What may live here: `Contacts`, how it is read from a batch, and exact row-wise 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from eddy_agents.detection.windows import mixed
 from eddy_mesh.batch import EXTRA, Batch
 from eddy_mesh.cer import Value
 from eddy_mesh.columns import Addresses, Column, Constant, Index, Maps, Numbers, address_halves, nulls_of
+from eddy_mesh.fields import field as registered
 from eddy_mesh.registry.protocols import protocol_name
 
 Integers = npt.NDArray[np.int64]
@@ -27,6 +28,17 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 """Bits of ``netflow.tcpControlBits``. Source: RFC 9293 section 3.1, RFC 7125 section 3."""
 ICMP, TCP, UDP, ICMP_V6 = 1, 6, 17, 58
 ABSENT = -1
+
+DENIED: Final = 3
+"""Value of ``netflow.firewallEvent``. Source: IANA IPFIX registry, element 233."""
+
+_BACK: Final = (
+    "netflow.reversePacketDeltaCount",
+    "netflow.reverseOctetDeltaCount",
+    "netflow.responderPackets",
+    "netflow.responderOctets",
+)
+"""What came back, where one record tells of both directions. Source: RFC 5103 section 6, Cisco NSEL."""
 
 FIELDS: Final = (
     "id",
@@ -42,6 +54,8 @@ FIELDS: Final = (
     "network.packets",
     "netflow.tcpControlBits",
     "netflow.sampling_interval",
+    "netflow.firewallEvent",
+    *(name for name in _BACK if registered(name) is not None),
 )
 """What `contacts_of` looks at."""
 
@@ -67,9 +81,12 @@ class Contacts:
         destination_port: likewise.
         protocol: IANA number.
         flags: TCP control bits; `ABSENT` also where an exporter of flows writes 0 for not known.
-        packets: 1 or more.
+        packets: 1 or more; `ABSENT` where an exporter does not count them.
+        answered: 1 where the event itself tells that something came back, else 0.
+        denied: 1 where a firewall tells that it let nothing through, else 0.
         time_ns: when it began, by the source's clock, never later than now.
-        duration_ns: how long it went on; 0 where the event does not say.
+        duration_ns: how long it went on, until now at most; 0 where the event does not say.
+        seen_ns: what the detector's `EventClock` showed when it came; 0 until `seen_at` tells.
         ids: upper and lower half of the event's id.
     """
 
@@ -80,8 +97,11 @@ class Contacts:
     protocol: Integers
     flags: Integers
     packets: Integers
+    answered: Integers
+    denied: Integers
     time_ns: Integers
     duration_ns: Integers
+    seen_ns: Integers
     ids: Rows
 
     def __len__(self) -> int:
@@ -89,7 +109,23 @@ class Contacts:
 
     def where(self, mask: Mask | Index) -> Contacts:
         """Return those for which a mask is True, or those that an index names, in its order."""
-        return Contacts(*(getattr(self, field.name)[mask] for field in fields(self)))
+        return Contacts(*(getattr(self, name)[mask] for name in _NAMES))
+
+    def seen_at(self, clock_ns: int) -> Contacts:
+        """Return the same with the time at which they came."""
+        return replace(self, seen_ns=np.full(len(self), clock_ns, np.int64))
+
+    def to_many(self) -> Mask:
+        """Return True where the destination is a group or everybody: nobody answers for it.
+
+        Source: RFC 5771 section 3, RFC 4291 section 2.7, RFC 919 section 7.
+        """
+        high, low = self.destination.T
+        four = (high == 0) & (low >> np.uint64(32) == 0xFFFF)
+        group = (low & np.uint64(0xF000_0000)) == 0xE000_0000
+        everybody = (low & np.uint64(0xFFFF_FFFF)) == 0xFFFF_FFFF
+        result: Mask = four & (group | everybody) | (high >> np.uint64(56) == 0xFF)
+        return result
 
     def forward(self) -> Rows:
         """Return source, destination, destination port and protocol: whom a request goes to."""
@@ -102,6 +138,11 @@ class Contacts:
     def _tuples(self, first: Rows, second: Rows, port: Integers) -> Rows:
         ends = (port.astype(np.uint64), self.protocol.astype(np.uint64))
         return np.column_stack((first, second, *ends))
+
+
+_NAMES: Final = tuple(field.name for field in fields(Contacts))
+_NO_ROWS: Final = np.zeros((0, 2), np.uint64)
+_NOTHING: Final = Contacts(_NO_ROWS, _NO_ROWS, *(np.zeros(0, np.int64),) * 10, _NO_ROWS)
 
 
 def contacts_of(batch: Batch, now_ns: int) -> Contacts:
@@ -127,9 +168,12 @@ def contacts_of(batch: Batch, now_ns: int) -> Contacts:
         np.clip(integers(batch, "destination.port"), 0, 0xFFFF),
         protocol,
         flags,
-        np.clip(integers(batch, "network.packets"), 1, _MAX_PACKETS),
+        _packets(batch),
+        np.max([integers(batch, name) for name in _BACK], axis=0).clip(0, 1),
+        (integers(batch, "netflow.firewallEvent") == DENIED).astype(np.int64),
         times,
-        np.maximum(integers(batch, "event.end") - times, 0),
+        np.maximum(np.minimum(integers(batch, "event.end"), now_ns) - times, 0),
+        np.zeros(batch.count, np.int64),
         np.column_stack((ids.highs(), ids.low)),
     )
     return every.where(has_source & has_destination & ~sampled & (protocol >= 0))
@@ -139,13 +183,12 @@ def joined(parts: Sequence[Contacts]) -> Contacts:
     """Return the contacts of all parts, in order; at least one part."""
     if len(parts) == 1:
         return parts[0]
-    return Contacts(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Contacts)))
+    return Contacts(*(np.concatenate([getattr(part, name) for part in parts]) for name in _NAMES))
 
 
 def nothing() -> Contacts:
     """Return no contacts."""
-    rows, numbers = np.zeros((0, 2), np.uint64), np.zeros(0, np.int64)
-    return Contacts(rows, rows, *(numbers,) * 7, rows)
+    return _NOTHING
 
 
 def times_of(batch: Batch, now_ns: int) -> Integers:
@@ -217,6 +260,13 @@ def groups(which: Index) -> list[Index]:
         return []
     order = np.argsort(which, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
+
+
+def _packets(batch: Batch) -> Integers:
+    counts = np.minimum(integers(batch, "network.packets"), _MAX_PACKETS)
+    if batch.kind.type == "packet":
+        return np.maximum(counts, 1)
+    return np.where(counts == 0, 1, counts)
 
 
 # --- columns of any kind -----------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from eddy_mesh.cer import EventClass, Stage, Value
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 """A limit or a length in a detector's configuration."""
+Grace = Annotated[int, msgspec.Meta(ge=0)]
+"""How long to wait for something before it counts as absent."""
 
 NOTICE = Kind(Stage.COOKED, EventClass.DERIVED, "mesh.notice")
 
@@ -26,18 +28,22 @@ NOTICE = Kind(Stage.COOKED, EventClass.DERIVED, "mesh.notice")
 class EventClock:
     """Tells the time of the events, not of the machine: replayed events close windows as live ones do.
 
-    Between batches it goes on with the machine's clock, so that a window closes also when nothing comes any more.
+    Between batches it goes on with the machine's clock, so that a window closes also when nothing comes any more; it
+    never goes back. It follows whichever exporter or host is ahead. So what is waited for (an answer, quiet) is
+    measured from the time that this clock showed when an event came, not from the time that the event gives: a source
+    whose own clock is hours behind would else be too late for everything.
     """
 
     def __init__(self) -> None:
         self._latest_ns = -1
         self._seen_at_ns = 0
 
-    def observe(self, times_ns: npt.NDArray[np.int64], now_ns: int) -> None:
-        """Take note of the times of a batch, which may be in any order and earlier than those before."""
+    def observe(self, times_ns: npt.NDArray[np.int64], now_ns: int) -> int:
+        """Take note of the times of a batch, which may be in any order; return the time at which the batch came."""
         if len(times_ns):
-            self._latest_ns = max(self._latest_ns, int(times_ns.max()))
-            self._seen_at_ns = now_ns
+            self._latest_ns = max(self.at(now_ns), int(times_ns.max()))
+            self._seen_at_ns = max(self._seen_at_ns, now_ns)
+        return self.at(now_ns)
 
     def at(self, now_ns: int) -> int:
         """Return the time of the events at a time of the machine; -1 before the first event."""

@@ -1,16 +1,16 @@
-"""NetFlow v5, v9 and IPFIX: the flow records of exporters become events.
+"""NetFlow v1, v5, v7, v9 and IPFIX: the flow records of exporters become events.
 
 In: ``raw.network.netflow``, one event a datagram (`event.original`, and `host_address` of the exporter).
-Out: ``cooked.network.netflow.v5``, ``.v9`` and ``.ipfix``, one event a flow; ``cooked.network.netflow.options``, one
-event an options record; and what did not come: ``cooked.derived.netflow.gap`` (sequence numbers),
-``cooked.derived.netflow.template_unknown`` (data given up because its template never came) and
-``cooked.derived.netflow.sampling`` (a sampling rate was announced and not told).
+Out: ``cooked.network.netflow.v1``, ``.v5``, ``.v7``, ``.v9`` and ``.ipfix``, one event a flow;
+``cooked.network.netflow.options``, one event an options record; and what did not come:
+``cooked.derived.netflow.gap`` (sequence numbers), ``cooked.derived.netflow.template_unknown`` (data given up because
+its template never came) and ``cooked.derived.netflow.sampling`` (a sampling rate was announced and not told).
 
 Elements have the field that ``eddy_mesh.registry.ipfix`` gives them, an ECS name or ``netflow.<name>``. An
 application id is text ``engine:selector``; hardware addresses are lower case with colons; octets
 without a type are hexadecimal.
 
-Source: RFC 3954 (v9), RFC 7011 (IPFIX), Cisco NetFlow Services Solutions Guide appendix B (v5).
+Source: RFC 3954 (v9), RFC 7011 (IPFIX), Cisco NetFlow Services Solutions Guide appendix B (v1, v5, v7).
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.wire.netflow_collector import Collector, Group, Harvest, Lapse, Raw
-from eddy_agents.wire.netflow_datagram import IPFIX, V5, V9, Header
+from eddy_agents.wire.netflow_collector import Collector
+from eddy_agents.wire.netflow_counts import occurred_of
+from eddy_agents.wire.netflow_datagram import IPFIX, V1, V5, V7, V9, Header
 from eddy_agents.wire.netflow_exporter import Count, Limits, Seconds, Stream
-from eddy_agents.wire.netflow_flows import (
-    Times,
-    columns_of_records,
-    derive_flow_columns,
-    occurred_of,
-)
+from eddy_agents.wire.netflow_flows import Times, columns_of_records, derive_flow_columns
+from eddy_agents.wire.netflow_harvest import Group, Harvest, Lapse, Raw
 from eddy_agents.wire.netflow_layout import Chunk, Records
 from eddy_agents.wire.netflow_sampling import sampling_column
 from eddy_mesh.agent import Draft, Example, Refusal, Result, draft_of
@@ -43,7 +40,9 @@ from eddy_mesh.fields import FieldType, type_of
 INPUT: Final = ("netflow",)
 
 _FLOW_KINDS: Final = {
+    V1: Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v1"),
     V5: Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v5"),
+    V7: Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v7"),
     V9: Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v9"),
     IPFIX: Kind(Stage.COOKED, EventClass.NETWORK, "netflow.ipfix"),
 }
@@ -62,6 +61,8 @@ class Config(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Most templates of one exporter and domain; further ones are refused as ``template_limit``."""
     max_template_fields: Count = 500_000
     """Most template fields of all exporters together; templates beyond it are refused as ``template_limit``."""
+    max_samplers: Count = 65_536
+    """Most samplers and sampled interfaces of all exporters together; further ones are refused as ``sampler_limit``."""
     template_lifetime_s: Seconds = 86_400.0
     """A template that did not come again for so long is forgotten."""
     max_pending_bytes: Count = 16 * 1024 * 1024
@@ -201,13 +202,14 @@ def _header_columns(version: int, sets: _Sets) -> dict[str, Column]:
         "netflow.export_time": sets.spread([header.export_ns for header in headers], np.int64),
         "netflow.version": Constant(version, int(sets.counts.sum())),
         "netflow.domain": sets.spread([header.domain for header in headers], np.uint32),
-        "netflow.sequence": sets.spread([header.sequence for header in headers], np.uint32),
     }
+    if version != V1:
+        columns["netflow.sequence"] = sets.spread([header.sequence for header in headers], np.uint32)
     if version == V5:
         columns["netflow.engine_type"] = sets.spread([header.domain >> 8 for header in headers], np.uint8)
         columns["netflow.engine_id"] = sets.spread([header.domain & 0xFF for header in headers], np.uint8)
         columns["netflow.sampling_algorithm"] = sets.spread([header.sampling >> 14 for header in headers], np.uint8)
-    else:
+    elif version in {V9, IPFIX}:
         columns["netflow.template"] = sets.spread(sets.templates, np.uint16)
     observer = _observer_column(sets)
     return columns if observer is None else columns | {"observer.ip": observer}

@@ -2,13 +2,15 @@
 
 In: ``raw.network.sflow``, one datagram each. Out: ``cooked.network.sflow.flow``, one event for each sampled packet,
 with the fields that a captured packet has; ``cooked.network.sflow.counter``, one for each counter sample;
+``cooked.network.sflow.discard``, one for each packet that an agent told it discarded;
 ``cooked.network.sflow.unknown``, one for each sample of a format that is not known, whole;
 ``cooked.derived.sflow.gap`` where datagrams of an agent are missing.
 
 A field has its ECS name where ECS has one, else ``sflow.`` and the member's name in the specification.
 Numbers of a flow are those of the sampled packet: multiply by ``sflow.sampling_rate`` for an estimate.
+A datagram that is cut gives the samples that came whole, and is counted as refused.
 
-Source: sFlow version 5, July 2004.
+Source: sFlow version 5, July 2004; sFlow Dropped Packet Notification Structures, 2020.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 
 from eddy_agents.wire.packet import Integers, decode
 from eddy_agents.wire.packet_columns import number_column, packet_columns, word_column
-from eddy_agents.wire.sflow import Datagram, FlowSample
+from eddy_agents.wire.sflow import Datagram, DiscardSample, FlowSample
 from eddy_agents.wire.sflow import decode as decode_datagram
 from eddy_agents.wire.sflow_sequence import Gap, Sequences
 from eddy_mesh.agent import Draft, Example, Refusal, Result
@@ -37,6 +39,7 @@ INPUT: tuple[str, ...] = ("sflow",)
 
 FLOW: Final = Kind(Stage.COOKED, EventClass.NETWORK, "sflow.flow")
 COUNTER: Final = Kind(Stage.COOKED, EventClass.NETWORK, "sflow.counter")
+DISCARD: Final = Kind(Stage.COOKED, EventClass.NETWORK, "sflow.discard")
 UNKNOWN: Final = Kind(Stage.COOKED, EventClass.NETWORK, "sflow.unknown")
 GAP: Final = Kind(Stage.COOKED, EventClass.DERIVED, "sflow.gap")
 
@@ -80,10 +83,12 @@ class Cooking:
                 cut.append((row, error))
                 continue
             datagrams.append((row, datagram))
+            if datagram.defects:
+                cut.append((row, datagram.defects[0]))
             gap = self._sequences.take(datagram, now_ns)
             if gap is not None:
                 gap.origin = _carried(batch, np.array([row], np.intp))
-        drafts = [_flow_draft(batch, datagrams)]
+        drafts = [_flow_draft(batch, datagrams), _discard_draft(batch, datagrams)]
         drafts += [_row_draft(kind, batch, rows) for kind, rows in _row_events(datagrams)]
         drafts.append(_gap_draft(self._sequences.due(now_ns - self._late_ns)))
         refusals = (Refusal([row for row, _ in cut], "malformed", str(cut[0][1])),) if cut else ()
@@ -160,21 +165,49 @@ def _gap_draft(gaps: Sequence[Gap]) -> Draft | None:
 
 def _flow_draft(batch: Batch, datagrams: Sequence[tuple[int, Datagram]]) -> Draft | None:
     """Return all flow samples of a batch; their headers are read together."""
-    counts = [len(datagram.flows) for _, datagram in datagrams]
     samples = [sample for _, datagram in datagrams for sample in datagram.flows]
     if not samples:
         return None
+    columns = _sample_columns(samples)
+    counts = [len(datagram.flows) for _, datagram in datagrams]
+    return Draft(FLOW, len(samples), _packet_columns(batch, datagrams, counts, samples, columns))
+
+
+def _discard_draft(batch: Batch, datagrams: Sequence[tuple[int, Datagram]]) -> Draft | None:
+    """Return all samples of discarded packets."""
+    samples = [sample for _, datagram in datagrams for sample in datagram.discards]
+    if not samples:
+        return None
+    numbers = np.array([sample.head for sample in samples], np.int64)
+    columns: dict[str, Column] = {
+        name: Numbers(numbers[:, place].astype(np.uint32)) for place, name in _DISCARD_FIELDS.items()
+    }
+    for place, name in _DISCARD_INTERFACES.items():
+        interface = _interfaces(np.zeros(len(samples), np.int64), numbers[:, place])
+        if interface is not None:
+            columns[name] = interface
+    counts = [len(datagram.discards) for _, datagram in datagrams]
+    return Draft(DISCARD, len(samples), _packet_columns(batch, datagrams, counts, samples, columns))
+
+
+def _packet_columns(
+    batch: Batch,
+    datagrams: Sequence[tuple[int, Datagram]],
+    counts: Sequence[int],
+    samples: Sequence[FlowSample] | Sequence[DiscardSample],
+    columns: Mapping[str, Column],
+) -> dict[str, Column]:
+    """Return the columns of samples, ``counts`` of each datagram, with those of their packets and datagrams."""
     index = np.repeat(np.array([row for row, _ in datagrams], np.intp), counts)
     shared = columns_of([_of_datagram(datagram) for _, datagram in datagrams])
     of_sample = np.repeat(np.arange(len(datagrams)), counts)
-    columns = {name: column.take(of_sample) for name, column in shared.items()}
-    columns |= _header_columns(samples)
-    columns |= _sample_columns(samples)
-    columns = _with_fields(columns, [sample.fields for sample in samples])
-    return Draft(FLOW, len(samples), columns | _carried(batch, index))
+    joined = {name: column.take(of_sample) for name, column in shared.items()}
+    joined |= _header_columns(samples)
+    joined |= columns
+    return _with_fields(joined, [sample.fields for sample in samples]) | _carried(batch, index)
 
 
-def _header_columns(samples: Sequence[FlowSample]) -> dict[str, Column]:
+def _header_columns(samples: Sequence[FlowSample] | Sequence[DiscardSample]) -> dict[str, Column]:
     offsets, data = pack([sample.header for sample in samples])
     link_types = np.array([sample.link_type for sample in samples], np.int64)
     lengths = np.array([sample.frame_length for sample in samples], np.int64)
@@ -209,6 +242,16 @@ _SAMPLE_FIELDS: Final = (
     "sflow.sample_pool",
     "sflow.drops",
 )
+
+
+_DISCARD_FIELDS: Final = {
+    0: "sflow.sample_sequence",
+    1: "sflow.source_id_type",
+    2: "sflow.source_id",
+    3: "sflow.drops",
+    6: "sflow.reason",
+}
+_DISCARD_INTERFACES: Final = {4: "observer.ingress.interface.id", 5: "observer.egress.interface.id"}
 
 
 def _interfaces(form: Integers, value: Integers) -> Column | None:

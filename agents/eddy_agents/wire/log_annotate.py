@@ -87,7 +87,7 @@ class Annotator:
         for place, name in enumerate(NAMES):
             if uses >> place & 1:
                 codes = self._shapes.codes[place][numbers]
-                rows = np.flatnonzero(codes)
+                rows = codes.nonzero()[0]
                 fields.put_coded(name, rows, self._shapes.texts[place], codes[rows])
 
 
@@ -113,6 +113,8 @@ class _Pieces(NamedTuple):
 
 def _put_pieces(fields: FieldSet, data: Data, pieces: _Pieces) -> None:
     """Set the fields of all rows; numbers and IPv4 addresses are not made texts first."""
+    if not len(pieces.rows):
+        return
     kinds = _KINDS[pieces.fields]
     for kind, reader in _READERS.items():
         own = pieces.only(slice(*np.searchsorted(kinds, [kind, kind + 1]).tolist()))
@@ -146,7 +148,7 @@ class _Messages:
         offsets = messages.offsets.astype(np.int64)
         self.data: Data = padded(bytes(messages.data))
         self._folded, self.where = digits_folded(self.data, offsets)
-        ends = np.searchsorted(self.where, offsets)
+        ends = self.where.searchsorted(offsets)
         self.firsts: Offsets = ends[:-1]
         self._ends: Offsets = ends[1:]
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eddy_agents.wire.log_columns import FieldSet
-from eddy_agents.wire.log_spans import Data, Offsets, packed, padded
+from eddy_agents.wire.log_spans import Data, Offsets, packed, padded, spliced
 from eddy_agents.wire.syslog_time import UNREADABLE
-from eddy_mesh.columns import Text, pack
+from eddy_mesh.columns import Text
 
 
 class Repair(IntFlag):
@@ -64,7 +64,7 @@ class Chunk:
 
     def offsets_of(self, byte: int) -> Offsets:
         """Return where a byte is in ``text``, and twice an offset after all lines."""
-        return np.append(np.flatnonzero(self.data == byte), [len(self.text)] * 2)
+        return np.concatenate([(self.data == byte).nonzero()[0], [len(self.text)] * 2])
 
     def line(self, row: int) -> bytes:
         """Return one line."""
@@ -91,9 +91,5 @@ class Chunk:
 
     def messages(self) -> Text:
         """Return the message of each line."""
-        if not self._messages:
-            offsets, data = packed(self.data, self._message_begins, self.ends)
-            return Text(offsets, data.tobytes())
-        text, own = self.text, self._messages
-        spans = zip(self._message_begins.tolist(), self.ends.tolist(), strict=True)
-        return Text(*pack([own[row] if row in own else text[a:b] for row, (a, b) in enumerate(spans)]))
+        offsets, data = packed(self.data, self._message_begins, self.ends)
+        return Text(*spliced(offsets, data.tobytes(), self._messages))

@@ -9,16 +9,30 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from typing import TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from eddy_agents.wire.log_spans import spliced
 from eddy_mesh.batch import EXTRA
 from eddy_mesh.cer import Value
 from eddy_mesh.columnize import address_column
-from eddy_mesh.columns import Addresses, Column, Constant, Maps, Numbers, Text, Words, address_halves, pack, v4_text
+from eddy_mesh.columns import (
+    Addresses,
+    Column,
+    Constant,
+    Maps,
+    Numbers,
+    Text,
+    Words,
+    address_halves,
+    nulls_of,
+    pack,
+    v4_text,
+)
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.rows import SPARSE_SHARE
 
@@ -79,6 +93,11 @@ class Codes:
                 missing |= self.codes == code
         return missing
 
+    def texts_of(self, rows: npt.NDArray[np.intp]) -> list[bytes]:
+        """Return the text of each of some rows, b"" for none."""
+        texts = [*self.texts(), b""]
+        return [texts[code] for code in self.codes[rows].tolist()]
+
     def texts(self) -> list[bytes]:
         """Return the different texts, b"" for none; a code is an offset into them."""
         return [text or b"" for text in self.index]
@@ -91,7 +110,7 @@ class FieldSet:
         self.count = count
         self._fields: dict[str, Codes] = {}
         self._dense: dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]] = {}
-        self._ready: dict[str, Column] = {}
+        self._texts: dict[str, Text] = {}
         self._sparse: dict[int, dict[str, Value]] = {}
 
     def codes(self, name: str) -> Codes:
@@ -102,15 +121,18 @@ class FieldSet:
             if name in self._dense:
                 values, is_present = self._dense.pop(name)
                 held.put(np.flatnonzero(is_present), _dense_texts(type_of(name), values[is_present]))
+            if name in self._texts:
+                column = self._texts.pop(name)
+                held.put(ALL, [column.bytes_at(row) for row in range(self.count)])
         return held
 
     def has(self, name: str) -> bool:
         """Return whether something was put into a field."""
-        return name in self._fields or name in self._dense or name in self._ready
+        return name in self._fields or name in self._dense or name in self._texts
 
-    def put_ready(self, name: str, column: Column) -> None:
-        """Set a field of all rows; nothing else is put into it."""
-        self._ready[name] = column
+    def put_text(self, name: str, column: Text) -> None:
+        """Set a field of all rows, to which nothing was put yet, to texts that seldom repeat."""
+        self._texts[name] = column
 
     def put_numbers(self, name: str, rows: npt.NDArray[np.intp], values: npt.NDArray[np.int64]) -> None:
         """Set a field of some rows that holds numbers or IPv4 addresses, these as 32-bit numbers."""
@@ -127,7 +149,15 @@ class FieldSet:
 
     def put(self, name: str, rows: Rows, values: Sequence[bytes | None]) -> None:
         """Set a field of some rows: UTF-8 text, decimal digits or an address; None or b"" for none."""
-        self.codes(name).put(rows, values)
+        held = self._texts.get(name)
+        if held is None or isinstance(rows, slice):
+            self.codes(name).put(rows, values)
+            return
+        missing = nulls_of(held).copy()
+        missing[rows] = [not value for value in values]
+        pieces = {row: value or b"" for row, value in zip(rows.tolist(), values, strict=True)}
+        offsets, text = spliced(held.offsets, bytes(held.data), pieces)
+        self._texts[name] = Text(offsets, text, missing if missing.any() else None)
 
     def put_same(self, name: str, rows: Rows, value: bytes) -> None:
         """Set a field of some rows to one value."""
@@ -158,12 +188,25 @@ class FieldSet:
 
     def copy(self, source: str, target: str) -> None:
         """Set ``target`` to ``source`` in every row that has it."""
-        if source not in self._fields:
+        if not self.has(target):
+            if self.has(source):
+                self._fields[target] = self.codes(source).copy()
             return
-        if self.has(target):
-            self.put_derived(target, self._fields[source], bytes)
+        present = self._dense[target][1] if target in self._dense else ~self.codes(target).missing()
+        rows = np.flatnonzero(~present)
+        column = self._texts.get(source)
+        if column is not None:
+            rows = rows[~nulls_of(column)[rows]]
+            texts = [column.bytes_at(row) for row in rows.tolist()]
+        elif source in self._fields:
+            texts = self._fields[source].texts_of(rows)
         else:
-            self._fields[target] = self._fields[source].copy()
+            return
+        is_number = np.array([_number(text) is not None for text in texts], np.bool_)
+        if target in self._dense and is_number.any():
+            self.put_numbers(target, rows[is_number], np.array([int(text) for text in compress(texts, is_number)]))
+        elif target not in self._dense:
+            self.put(target, rows, texts)
 
     def derive(self, source: str, target: str, function: Callable[[bytes], bytes]) -> None:
         """Set ``target`` in each row to ``function`` of the value of ``source``, called once for each different value.
@@ -178,15 +221,19 @@ class FieldSet:
 
     def put_derived(self, target: str, source: Codes, function: Callable[[bytes], bytes]) -> None:
         """Do what `derive` does with values that are no field themselves."""
-        result = self.codes(target)
+        result = self.codes(target) if self.has(target) else Codes(0)
         values = [function(text) if text else b"" for text in source.texts()]
         table = np.array([result.index[value] if value else -1 for value in values] + [-1], np.int32)
         mapped = table[source.codes]
-        np.copyto(result.codes, mapped, where=mapped >= 0)
+        if self.has(target):
+            np.copyto(result.codes, mapped, where=mapped >= 0)
+        else:
+            result.codes = mapped
+            self._fields[target] = result
 
     def columns(self) -> dict[str, Column]:
         """Return a column for each field that at least one row has."""
-        columns = dict(self._ready)
+        columns: dict[str, Column] = dict(self._texts)
         least = SPARSE_SHARE * self.count
         for name, (values, is_present) in self._dense.items():
             present = int(np.count_nonzero(is_present))
@@ -212,7 +259,7 @@ class FieldSet:
     def rows(self) -> list[dict[str, Value]]:
         """Return the fields of each row as dicts of dotted names, for cookings that work by row."""
         rows: list[dict[str, Value]] = [dict(self._sparse.get(row, {})) for row in range(self.count)]
-        for name in list(self._dense):
+        for name in [*self._dense, *self._texts]:
             self.codes(name)
         for name, codes in self._fields.items():
             texts, kind = codes.texts(), type_of(name)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from eddy_agents.wire.log_chunk import Chunk, Repair
 from eddy_agents.wire.log_columns import FieldSet, groups_of
 from eddy_agents.wire.log_header import take_headers
-from eddy_agents.wire.syslog import BOM, MAX_PRIORITY, structured_data
+from eddy_agents.wire.syslog import BOM, BOM_LATIN_1, MAX_PRIORITY, structured_data, without_bom
 from eddy_agents.wire.syslog_time import MONTHS, UNREADABLE, Clock
 from eddy_mesh.cer import Value
 from eddy_mesh.fields import level_number
@@ -145,7 +145,7 @@ RFC5424 = LineFormat(
         _PRI
         + rf"([1-9]\d{{0,2}}) (?:-|{_SECOND}(Z|[+-]\d\d:\d\d)) "
         + "".join(_NIL_OR % most for most in (255, 48, 128, 32))
-        + rf"(?:-(?: (?:{BOM})?(.*))?|(\[.*))"
+        + rf"(?:-(?: (?:{BOM}|{BOM_LATIN_1})?(.*))?|(\[.*))"
     ),
     1,
     _rfc5424,
@@ -162,7 +162,7 @@ def _structured(
         if encoded:
             text = encoded.decode("utf-8", "replace")
             elements, end, _ = structured_data(text)
-            result[place] = text[end:].removeprefix(" ").removeprefix(BOM).encode()
+            result[place] = without_bom(text[end:].removeprefix(" ")).encode()
             for name, value in flat_elements(elements).items():
                 found[name].append((row, value))
     for name, held in found.items():

@@ -20,6 +20,7 @@ from eddy_agents.wire.log_spans import Data, Offsets, numbers_at, packed, texts_
 from eddy_agents.wire.syslog import MAX_PRIORITY
 from eddy_agents.wire.syslog_time import Clock
 from eddy_mesh.columns import Text
+from eddy_mesh.rows import SPARSE_SHARE
 
 _TIME_BYTES = 15
 _SPACE, _COLON, _OPENING, _CLOSING, _LESS, _GREATER = b" :[]<>"
@@ -46,6 +47,7 @@ class _Headers(NamedTuple):
     tag_ends: Offsets
     pids: Offsets
     pid_ends: Offsets
+    pid_numbers: npt.NDArray[np.int64]
     messages: Offsets
 
     def only(self, fits: npt.NDArray[np.bool_]) -> _Headers:
@@ -95,26 +97,28 @@ def _delimited(chunk: Chunk, rows: npt.NDArray[np.intp], times: Offsets) -> _Hea
     data, begins, ends = chunk.data, chunk.begins[rows], chunk.ends[rows]
     hosts = times + _TIME_BYTES + 1
     spaces, brackets = chunk.offsets_of(_SPACE), chunk.offsets_of(_OPENING)
-    after_host = np.searchsorted(spaces, hosts)
+    after_host = spaces.searchsorted(hosts)
     tags = np.minimum(spaces[after_host] + 1, ends)
     colons = np.minimum(spaces[after_host + 1], ends) - 1
-    opening = brackets[np.searchsorted(brackets, tags)]
+    opening = brackets[brackets.searchsorted(tags)]
     has_pid = opening < colons
     tag_ends = np.where(has_pid, opening, colons)
     pids, pid_ends = np.where(has_pid, opening + 1, colons), np.where(has_pid, colons - 1, colons)
-    fits = (
-        (tags < ends)
-        & (data[colons] == _COLON)
-        & (~has_pid | ((data[pid_ends] == _CLOSING) & numbers_at(data, pids, pid_ends)[1]))
-    )
-    return _Headers(rows, begins, times, hosts, tag_ends, pids, pid_ends, np.minimum(colons + 2, ends)).only(fits)
+    numbers, is_number = numbers_at(data, pids, pid_ends)
+    fits = (tags < ends) & (data[colons] == _COLON) & (~has_pid | ((data[pid_ends] == _CLOSING) & is_number))
+    messages = np.minimum(colons + 2, ends)
+    return _Headers(rows, begins, times, hosts, tag_ends, pids, pid_ends, numbers, messages).only(fits)
 
 
 def _named(data: Data, headers: _Headers, names: Codes) -> _Headers:
     """Code host and tag together: pairs repeat nearly as often as each; return the headers in which they are such."""
     names.put(headers.rows, texts_at(data, headers.hosts, headers.tag_ends))
     fits = np.array([_NAMES.fullmatch(text) is not None for text in names.texts()], np.bool_)
-    return headers if fits.all() else headers.only(fits[names.codes[headers.rows]])
+    if fits.all():
+        return headers
+    are_names = fits[names.codes[headers.rows]]
+    names.codes[headers.rows[~are_names]] = -1
+    return headers.only(are_names)
 
 
 def _fill(chunk: Chunk, headers: _Headers, names: Codes, clock: Clock) -> None:
@@ -123,9 +127,10 @@ def _fill(chunk: Chunk, headers: _Headers, names: Codes, clock: Clock) -> None:
     chunk.repair(rows, Repair.YEAR | Repair.TIMEZONE)
     chunk.put_messages_from(rows, headers.messages)
     fields.put_same("syslog.format", rows, b"rfc3164")
-    numbers, has_number = numbers_at(chunk.data, headers.begins + 1, headers.times - 1)
-    has_number &= numbers <= MAX_PRIORITY
-    fields.put_coded("log.syslog.priority", rows[has_number], _PRIORITIES, numbers[has_number])
+    if (headers.times > headers.begins).any():
+        numbers, has_number = numbers_at(chunk.data, headers.begins + 1, headers.times - 1)
+        has_number &= numbers <= MAX_PRIORITY
+        fields.put_coded("log.syslog.priority", rows[has_number], _PRIORITIES, numbers[has_number])
     fields.put_derived("log.syslog.hostname", names, lambda text: text.partition(b" ")[0])
     fields.put_derived("log.syslog.appname", names, lambda text: text.partition(b" ")[2])
     _put_pids(chunk, headers)
@@ -136,19 +141,22 @@ def _times(data: Data, begins: Offsets, clock: Clock, observed_ns: int) -> npt.N
     is_new = np.ones(len(begins), np.bool_)
     is_new[1:] = (minutes[1:] != minutes[:-1]).any(axis=1)
     firsts = begins[is_new]
-    seconds, _ = numbers_at(data, begins + _MINUTE_BYTES + 1, begins + _TIME_BYTES)
-    return clock.bsd_seconds(
-        texts_at(data, firsts, firsts + _MINUTE_BYTES), np.cumsum(is_new) - 1, seconds, observed_ns
-    )
+    texts = texts_at(data, firsts, firsts + _MINUTE_BYTES)
+    digits = windows(data, begins + _MINUTE_BYTES + 1, 2) - np.uint8(ord("0"))
+    seconds = (digits @ np.array([10, 1], np.uint8)).astype(np.int64)
+    return clock.bsd_seconds(texts, np.cumsum(is_new) - 1, seconds, observed_ns)
 
 
 def _put_pids(chunk: Chunk, headers: _Headers) -> None:
-    fields, data, pids, ends = chunk.fields, chunk.data, headers.pids, headers.pid_ends
-    has_pid = ends > pids
-    numbers = numbers_at(data, pids[has_pid], ends[has_pid])[0]
-    if len(pids) < chunk.count or 2 * len(np.unique(numbers)) < chunk.count:
-        fields.put("log.syslog.procid", headers.rows, texts_at(data, pids, ends))
-    else:
-        offsets, text = packed(data, pids, ends)
-        fields.put_ready("log.syslog.procid", Text(offsets, text.tobytes(), None if has_pid.all() else ~has_pid))
-        fields.put_numbers("process.pid", headers.rows[has_pid], numbers)
+    fields, rows = chunk.fields, headers.rows
+    has_pid = headers.pid_ends > headers.pids
+    is_rare = np.count_nonzero(has_pid) < SPARSE_SHARE * chunk.count
+    if is_rare or fields.has("log.syslog.procid"):
+        fields.put("log.syslog.procid", rows, texts_at(chunk.data, headers.pids, headers.pid_ends))
+        return
+    begins, ends = chunk.ends.copy(), chunk.ends.copy()
+    begins[rows], ends[rows] = headers.pids, headers.pid_ends
+    offsets, text = packed(chunk.data, begins, ends)
+    missing = begins == ends
+    fields.put_text("log.syslog.procid", Text(offsets, text.tobytes(), missing if missing.any() else None))
+    fields.put_numbers("process.pid", rows[has_pid], headers.pid_numbers[has_pid])

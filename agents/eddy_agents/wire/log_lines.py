@@ -6,7 +6,6 @@ takes are read one by one; a line is never refused.
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Sequence
 from datetime import tzinfo
@@ -190,7 +189,7 @@ def _is_utf8(data: bytes) -> bool:
 def _recode(lines: list[bytes]) -> list[int]:
     recoded = [row for row, line in enumerate(lines) if not _is_utf8(line)]
     for row in recoded:
-        lines[row] = lines[row].replace(codecs.BOM_UTF8, b"").decode("latin-1").encode("utf-8")
+        lines[row] = lines[row].decode("latin-1").encode("utf-8")
     return recoded
 
 
@@ -237,7 +236,7 @@ def _columns(chunk: Chunk, messages: Text, batch: Batch) -> dict[str, Column]:
 
 
 def _repair_column(flags: npt.NDArray[np.uint8]) -> Column | None:
-    different = np.unique(flags)
+    different = np.flatnonzero(np.bincount(flags))
     names = {int(flag): [part.name.lower() for part in Repair if part & int(flag)] for flag in different}  # type: ignore[union-attr]
     if len(different) == 1:
         only = names[int(different[0])]

@@ -5,7 +5,8 @@ What may live here: the table. `eddy_agents.wire.log_annotate` applies it to a c
 Patterns are linear: no quantifier inside a quantifier, and user-given text (names, commands) is delimited from the
 end of the message, so that a login name such as ``x from 10.0.0.1 port 1 ssh2`` can not forge the address.
 
-Source: the message texts of OpenSSH, Linux-PAM, sudo, shadow, cronie and Debian cron, systemd-logind, Dropbear, Linux.
+Source: the message texts of OpenSSH, Linux-PAM, SSSD, sudo, shadow, util-linux, FreeBSD su, cronie and Debian cron,
+systemd-logind, Dropbear, Linux.
 """
 
 from __future__ import annotations
@@ -41,9 +42,12 @@ GROUPS = {
     "ingress": "observer.ingress.interface.name",
     "egress": "observer.egress.interface.name",
     "mac": "source.mac",
+    "destination_mac": "destination.mac",
+    "protocol": "network.iana_number",
+    "group": "group.name",
     "ttl": "network.ttl",
 }
-"""Group name in a pattern → field."""
+"""Group name in a pattern → field. At most 32: `eddy_agents.wire.log_shapes` keeps a bit for each."""
 
 
 class Pattern(NamedTuple):
@@ -56,7 +60,8 @@ class Pattern(NamedTuple):
         outcome: ``event.outcome``: success, failure or "" where the message does not say.
         needle: a text that every such message contains, where its first four characters are not always the same; else
             "", and the first four characters of ``text`` are those of the message.
-        type: ``event.type``.
+        type: ``event.type``: start, end, change, creation, deletion, denied (by a rule, not by a wrong password) ...;
+            ECS allows info for every category.
     """
 
     text: str
@@ -64,7 +69,7 @@ class Pattern(NamedTuple):
     category: str
     outcome: str = ""
     needle: str = ""
-    type: str = ""
+    type: str = "info"
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -73,8 +78,12 @@ _AUTH, _SESSION, _FAIL, _OK = "authentication", "session", "failure", "success"
 _PREAUTH = r"(?: \[preauth\])? *"
 _PORT = r"(?: port (?P<port>\d{1,5}))?"
 _WHO = r"(?:(?:invalid|authenticating) user (?P<user>.*?) )?(?P<address>[^ ]+)" + _PORT
-_UNIX = r"authentication failures?; logname=[^ ]* uid=(?P<real_uid>\d*) euid=(?P<effective_uid>\d*)"
-_PAM_FAILURE = _UNIX + r" tty=(?P<tty>[^ ]*) ruser=(?P<by>[^ ]*) rhost=(?P<address>[^ ]*)(?: +user=(?P<user>.*?))? *"
+_UNIX = (
+    r"logname=[^ ]* uid=(?P<real_uid>\d*) euid=(?P<effective_uid>\d*)"
+    r" tty=(?P<tty>[^ ]*) ruser=(?P<by>[^ ]*) rhost=(?P<address>[^ ]*)(?: +user=(?P<user>.*?))? *"
+)
+_PAM_FAILURE = r"authentication failures?; " + _UNIX
+_PAM_SUCCESS = r"authentication success; " + _UNIX
 _OPENED = r"session opened for user (?P<user>[^ (]+)(?:\(uid=(?P<uid>\d+)\))?(?: by (?P<by>[^ (]*)\(uid=\d+\))?"
 _CLOSED = r"session closed for user (?P<user>[^ ]+)"
 _PAM = r"pam_[a-z_0-9]+\((?P<service>[^:)]+):[a-z]+\): "
@@ -82,8 +91,10 @@ _PAM = r"pam_[a-z_0-9]+\((?P<service>[^:)]+):[a-z]+\): "
 PAM = (
     Pattern(_PAM + _PAM_FAILURE, "pam_authentication", _AUTH, _FAIL),
     Pattern(_PAM + r"check pass; (?P<reason>user unknown)", "pam_authentication", _AUTH, _FAIL),
+    Pattern(_PAM + _PAM_SUCCESS, "pam_authentication", _AUTH, _OK),
     Pattern(_PAM + _OPENED, "session_opened", _SESSION, _OK, type="start"),
     Pattern(_PAM + _CLOSED, "session_closed", _SESSION, _OK, type="end"),
+    Pattern(_PAM + r"password changed for (?P<target>.*)", "password_changed", "iam", _OK, type="change"),
     Pattern(
         _PAM + r"user (?P<user>[^ ]+) \((?P<uid>\d+)\) (?P<reason>tally \d+, deny \d+)", "pam_user_locked", _AUTH, _FAIL
     ),
@@ -111,6 +122,7 @@ _SSH_TRY = (
 SSHD = (
     Pattern(r"Accepted " + _SSH_TRY + r"(?: ssh\d+)?(?:: (?P<signature>.*))?", "ssh_login", _AUTH, _OK, type="start"),
     Pattern(r"Failed " + _SSH_TRY + r"(?: ssh\d+)?(?:: (?P<signature>.*))?", "ssh_login", _AUTH, _FAIL),
+    Pattern(r"Postponed " + _SSH_TRY + r"(?: ssh\d+)?" + _PREAUTH, "ssh_login_postponed", _AUTH),
     Pattern(
         r"message repeated (?P<repeated>\d{1,9}) times: \[ Failed " + _SSH_TRY + r"(?: ssh\d+)?\]",
         "ssh_login",
@@ -121,7 +133,11 @@ SSHD = (
     Pattern(r"Illegal user (?P<user>.*) from (?P<address>[^ ]+)" + _PORT + " *", "ssh_invalid_user", _AUTH, _FAIL),
     Pattern(r"input_userauth_request: invalid user (?P<user>.*?)" + _PREAUTH, "ssh_invalid_user", _AUTH, _FAIL),
     Pattern(
-        r"User (?P<user>.*) from (?P<address>[^ ]+) not allowed because (?P<reason>.*)", "ssh_not_allowed", _AUTH, _FAIL
+        r"User (?P<user>.*) from (?P<address>[^ ]+) not allowed because (?P<reason>.*)",
+        "ssh_not_allowed",
+        _AUTH,
+        _FAIL,
+        type="denied",
     ),
     Pattern(r"Connection closed by " + _WHO + r" \[preauth\] *", "ssh_disconnect", _AUTH, _FAIL, type="end"),
     Pattern(r"Connection reset by " + _WHO + r" \[preauth\] *", "ssh_disconnect", _AUTH, _FAIL, type="end"),
@@ -181,6 +197,20 @@ SSHD = (
         _FAIL,
     ),
     Pattern(
+        r"banner exchange: Connection from (?P<address>[^ ]+)" + _PORT + r": (?P<reason>.*?)" + _PREAUTH,
+        "ssh_bad_identification",
+        "network",
+        _FAIL,
+    ),
+    Pattern(
+        r"drop connection #\d+ from \[(?P<address>[^\]]+)\]:(?P<port>\d{1,5}) on"
+        r" \[(?P<destination>[^\]]+)\]:(?P<destination_port>\d{1,5}),? ?(?P<reason>.*)",
+        "ssh_dropped",
+        "network",
+        _FAIL,
+        type="denied",
+    ),
+    Pattern(
         r"Did not receive identification string from (?P<address>[^ ]+)" + _PORT + " *",
         "ssh_no_identification",
         "network",
@@ -206,7 +236,7 @@ SSHD = (
         "network",
         _FAIL,
     ),
-    Pattern(r"refused connect from .* \((?P<address>[^ )]+)\)", "ssh_refused", "network", _FAIL),
+    Pattern(r"refused connect from .* \((?P<address>[^ )]+)\)", "ssh_refused", "network", _FAIL, type="denied"),
     Pattern(
         r"reverse mapping checking getaddrinfo for [^ ]+ \[(?P<address>[^\]]+)\] (?P<reason>failed.*)",
         "ssh_reverse_mapping",
@@ -256,22 +286,26 @@ DROPBEAR = (
 
 _SUDO = r" *(?P<user>[^ ]+) : "
 _SUDO_TAIL = (
-    r"TTY=(?P<tty>[^;]*) ; (?>PWD=(?P<directory>.*?) ; USER=)(?P<effective>[^ ]+)"
+    r"(?:HOST=[^ ;]* ; )?(?:TTY=(?P<tty>[^;]*) ; )?(?>PWD=(?P<directory>.*?) ; USER=)(?P<effective>[^ ]+)"
     r"(?: ; GROUP=[^ ]*)? (?>;.*? ?COMMAND=)(?P<command>.*)"
 )
 SUDO = (
-    Pattern(_SUDO + _SUDO_TAIL, "sudo_command", "process", _OK, needle="COMMAND="),
-    Pattern(_SUDO + r"(?P<reason>[^;=]*) ; " + _SUDO_TAIL, "sudo_command", "process", _FAIL, needle="COMMAND="),
+    Pattern(_SUDO + _SUDO_TAIL, "sudo_command", "process", _OK, "COMMAND=", "start"),
+    Pattern(_SUDO + r"(?P<reason>[^;=]*) ; " + _SUDO_TAIL, "sudo_command", "process", _FAIL, "COMMAND=", "denied"),
     *PAM,
 )
 
 SU = (
-    Pattern(r"\(to (?P<effective>[^)]*)\) (?P<user>[^ ]+) on (?P<tty>[^ ]+)", "su_session", _AUTH, _OK),
-    Pattern(r"Successful su for (?P<effective>[^ ]+) by (?P<user>[^ ]+)", "su_session", _AUTH, _OK),
+    Pattern(r"\(to (?P<effective>[^)]*)\) (?P<user>[^ ]+) on (?P<tty>[^ ]+)", "su_session", _AUTH, _OK, type="start"),
+    Pattern(r"Successful su for (?P<effective>[^ ]+) by (?P<user>[^ ]+)", "su_session", _AUTH, _OK, type="start"),
     Pattern(r"FAILED su for (?P<effective>[^ ]+) by (?P<user>[^ ]+)", "su_session", _AUTH, _FAIL),
     Pattern(r"FAILED SU \(to (?P<effective>[^)]*)\) (?P<user>[^ ]+) on (?P<tty>[^ ]+)", "su_session", _AUTH, _FAIL),
     Pattern(r"'su (?P<effective>[^']*)' failed for (?P<user>[^ ]+) on (?P<tty>[^ ]+)", "su_session", _AUTH, _FAIL),
-    Pattern(r"\+ (?P<tty>[^ ]+) (?P<user>[^:]+):(?P<effective>[^ ]+)", "su_session", _AUTH, _OK, needle="+ "),
+    Pattern(r"BAD SU (?P<user>[^ ]+) to (?P<effective>[^ ]+) on (?P<tty>[^ ]+)", "su_session", _AUTH, _FAIL),
+    Pattern(
+        r"(?P<user>[^ ]+) to (?P<effective>[^ ]+) on (?P<tty>/dev/[^ ]+)", "su_session", _AUTH, _OK, " to ", "start"
+    ),
+    Pattern(r"\+ (?P<tty>[^ ]+) (?P<user>[^:]+):(?P<effective>[^ ]+)", "su_session", _AUTH, _OK, "+ ", "start"),
     Pattern(r"- (?P<tty>[^ ]+) (?P<user>[^:]+):(?P<effective>[^ ]+)", "su_session", _AUTH, _FAIL, needle="- "),
     *PAM,
 )
@@ -279,7 +313,13 @@ SU = (
 CRON = (
     Pattern(r"\((?P<user>[^)]*)\) CMD \((?P<command>.*?) *\)", "cron_command", "process", _OK, ") CMD (", "start"),
     Pattern(r"\((?P<user>[^)]*)\) CMDEND \((?P<command>.*?) *\)", "cron_command", "process", _OK, ") CMDEND (", "end"),
-    Pattern(r"\((?P<user>[^)]*)\) RELOAD \((?P<reason>.*)\)", "cron_reload", "configuration", "", ") RELOAD ("),
+    Pattern(r"\((?P<user>[^)]*)\) CMDOUT \((?P<reason>.*)\)", "cron_output", "process", "", ") CMDOUT ("),
+    Pattern(r"\(CRON\) INFO \((?P<reason>.*)\)", "cron_info", "process", "", ") INFO ("),
+    Pattern(r"\((?P<user>[^)]*)\) INFO \((?P<reason>.*)\)", "cron_info", "process", "", ") INFO ("),
+    Pattern(r"\(CRON\) STARTUP \((?P<reason>.*)\)", "service_started", "process", _OK, ") STARTUP (", "start"),
+    Pattern(
+        r"\((?P<user>[^)]*)\) RELOAD \((?P<reason>.*)\)", "cron_reload", "configuration", "", ") RELOAD (", "change"
+    ),
     Pattern(r"\((?P<user>[^)]*)\) (?P<reason>(?:FAILED|ERROR) .*)", "cron_command", "process", _FAIL, ") "),
     *PAM,
 )
@@ -297,11 +337,80 @@ LOGIND = (
     *PAM,
 )
 
+_ACTED = r"'?(?P<target>[^' ,]+)'?"
+_IN_GROUP = r"(?:shadow )?group '?(?P<group>[^' ,]+)'?"
+ACCOUNTS = (
+    Pattern(r"new user: name=(?P<target>[^,]+),.*", "user_added", "iam", _OK, type="creation"),
+    Pattern(r"new group: name=(?P<group>[^,]+),.*", "group_added", "iam", _OK, type="creation"),
+    Pattern(r"group added to [^ :]+: name=(?P<group>[^,]+)(?:,.*)?", "group_added", "iam", _OK, type="creation"),
+    Pattern(r"failed adding user '(?P<target>.*?)', (?P<reason>.*)", "user_added", "iam", _FAIL, type="creation"),
+    Pattern(r"add " + _ACTED + " to " + _IN_GROUP, "group_member_added", "iam", _OK, type="change"),
+    Pattern(r"delete " + _ACTED + " from " + _IN_GROUP, "group_member_removed", "iam", _OK, type="change"),
+    Pattern(r"delete user " + _ACTED, "user_removed", "iam", _OK, type="deletion"),
+    Pattern(r"removed " + _IN_GROUP + r" owned by '?[^' ]+'?", "group_removed", "iam", _OK, type="deletion"),
+    Pattern(r"group '(?P<group>[^']+)' removed(?: from [^ ]+)?", "group_removed", "iam", _OK, type="deletion"),
+    Pattern(r"lock user " + _ACTED + " password", "user_locked", "iam", _OK, type="change"),
+    Pattern(r"unlock user " + _ACTED + " password", "user_unlocked", "iam", _OK, type="change"),
+    Pattern(r"change user " + _ACTED + " password", "password_changed", "iam", _OK, type="change"),
+    Pattern(r"change user " + _ACTED + " (?P<reason>.*)", "user_changed", "iam", _OK, type="change"),
+    Pattern(r"changed password expiry for (?P<target>.*)", "user_changed", "iam", _OK, type="change"),
+    Pattern(r"password for '(?P<target>.*?)' changed by '(?P<user>.*)'", "password_changed", "iam", _OK, type="change"),
+    Pattern(
+        r"user (?P<target>[^ ]+) added by (?P<user>[^ ]+) to " + _IN_GROUP,
+        "group_member_added",
+        "iam",
+        _OK,
+        needle=" added by ",
+        type="change",
+    ),
+    Pattern(
+        r"user (?P<target>[^ ]+) removed by (?P<user>[^ ]+) from " + _IN_GROUP,
+        "group_member_removed",
+        "iam",
+        _OK,
+        needle=" removed by ",
+        type="change",
+    ),
+    *PAM,
+)
+"""useradd, usermod, userdel, groupadd, groupdel, gpasswd, passwd, chpasswd, chage."""
+
+_ON = r"[`']?(?P<tty>[^ `']+)[`']?"
+_FOR = r" FOR [`']?(?P<user>[^,`']*)[`']?, (?P<reason>.*)"
+LOGIN = (
+    Pattern(
+        r"FAILED LOGIN (?:SESSION|\(?\d+\)?) on " + _ON + r"(?: from [`']?(?P<address>[^ `']+)[`']?)?" + _FOR,
+        "login",
+        _AUTH,
+        _FAIL,
+    ),
+    Pattern(
+        r"FAILED LOGIN (?:SESSION|\(?\d+\)?) FROM (?:\(null\)|(?P<address>[^ ]+))" + _FOR,
+        "login",
+        _AUTH,
+        _FAIL,
+    ),
+    Pattern(
+        r"(?P<user>ROOT) LOGIN +(?:ON|on) " + _ON + r"(?: (?:FROM|from) [`']?(?P<address>[^ `']+)[`']?)?",
+        "login",
+        _AUTH,
+        _OK,
+        needle="ROOT LOGIN ",
+        type="start",
+    ),
+    Pattern(
+        r"LOGIN ON (?P<tty>[^ ]+) BY (?P<user>[^ ]+)(?: FROM (?P<address>[^ ]+))?", "login", _AUTH, _OK, type="start"
+    ),
+    *PAM,
+)
+
 _STAMP = r"(?:\[ *\d+\.\d+\] ?)?"
+_HARDWARE = ":".join(["[0-9A-Fa-f]+"] * 6)
 _PACKET = (
-    r"IN=(?P<ingress>[^ ]*) OUT=(?P<egress>[^ ]*)(?: PHYSIN=[^ ]*)?(?: PHYSOUT=[^ ]*)?(?: MAC=(?P<mac>[^ ]*))?"
+    r"IN=(?P<ingress>[^ ]*) OUT=(?P<egress>[^ ]*)(?: PHYSIN=[^ ]*)?(?: PHYSOUT=[^ ]*)?"
+    rf"(?: MAC=(?:(?P<destination_mac>{_HARDWARE}):(?P<mac>{_HARDWARE})(?::[^ ]*)?|[^ ]*))?"
     r" SRC=(?P<address>[^ ]+) DST=(?P<destination>[^ ]+) LEN=(?P<bytes>\d{1,6})"
-    r" (?>.*?(?:TTL|HOPLIMIT)=)(?P<ttl>\d{1,3}) (?>.*?PROTO=)(?P<transport>[^ ]+)"
+    r" (?>.*?(?:TTL|HOPLIMIT)=)(?P<ttl>\d{1,3}) (?>.*?PROTO=)(?:(?P<protocol>\d{1,3})(?= |$)|(?P<transport>[^ ]+))"
     r"(?: SPT=(?P<port>\d{1,5}) DPT=(?P<destination_port>\d{1,5}))?.*"
 )
 _DENIED = r"(?P<rule>[^=]{0,100}?(?i:drop|block|reject|den[yi])[^=]{0,100}?) ?"
@@ -353,7 +462,17 @@ PROGRAMS: dict[str, tuple[Pattern, ...]] = {
     "crontab": CRON,
     "kernel": KERNEL,
     "systemd-logind": LOGIND,
-    "login": PAM,
+    "login": LOGIN,
+    "useradd": ACCOUNTS,
+    "usermod": ACCOUNTS,
+    "userdel": ACCOUNTS,
+    "groupadd": ACCOUNTS,
+    "groupmod": ACCOUNTS,
+    "groupdel": ACCOUNTS,
+    "gpasswd": ACCOUNTS,
+    "passwd": ACCOUNTS,
+    "chpasswd": ACCOUNTS,
+    "chage": ACCOUNTS,
     "systemd": PAM,
     "gdm-password": PAM,
     "lightdm": PAM,

@@ -6,6 +6,8 @@ What may live here: operations on ``data`` (the text as bytes, with `PADDING` mo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain, zip_longest
 from typing import TypeAlias
 
 import numpy as np
@@ -64,6 +66,28 @@ def packed(data: Data, begins: Offsets, ends: Offsets) -> tuple[npt.NDArray[np.u
     return offsets, data[: len(is_kept)][is_kept]
 
 
+def spliced(
+    offsets: npt.NDArray[np.uint32], text: bytes, pieces: Mapping[int, bytes]
+) -> tuple[npt.NDArray[np.uint32], bytes]:
+    """Return pieces that lie end to end with some of them replaced.
+
+    Args:
+        offsets: of the pieces in ``text``, and its length.
+        text: all pieces.
+        pieces: number of a piece → what is to stand in its place.
+    """
+    rows = sorted(pieces)
+    if not rows:
+        return offsets, text
+    lengths = np.diff(offsets)
+    lengths[rows] = [len(pieces[row]) for row in rows]
+    kept = zip([0, *offsets[1:][rows].tolist()], [*offsets[rows].tolist(), len(text)], strict=True)
+    parts = [text[begin:end] for begin, end in kept]
+    result = np.zeros(len(offsets), np.uint32)
+    np.cumsum(lengths, out=result[1:])
+    return result, b"".join(chain.from_iterable(zip_longest(parts, map(pieces.__getitem__, rows), fillvalue=b"")))
+
+
 def digits_folded(data: Data, begins: Offsets) -> tuple[bytes, Offsets]:
     """Return a text with each run of digits as one ``0``, and for each byte of it where its run or byte was.
 
@@ -81,7 +105,7 @@ def digits_folded(data: Data, begins: Offsets) -> tuple[bytes, Offsets]:
     is_kept[begins] = True
     is_kept[len(data) - PADDING + 1 :] = False
     folded = np.where(is_digit, np.uint8(ord("0")), data)[is_kept]
-    return folded[:-1].tobytes(), np.flatnonzero(is_kept)
+    return folded[:-1].tobytes(), is_kept.nonzero()[0]
 
 
 def numbers_at(data: Data, begins: Offsets, ends: Offsets) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -103,8 +127,8 @@ def addresses_at(data: Data, begins: Offsets, ends: Offsets) -> tuple[npt.NDArra
 
     Source: RFC 6943 section 3.1.1, strict form: four decimal numbers without leading zeros.
     """
-    dots = np.append(np.flatnonzero(data == ord(".")), [len(data) - PADDING] * 3)
-    first = np.searchsorted(dots, begins)
+    dots = np.concatenate([(data == ord(".")).nonzero()[0], [len(data) - PADDING] * 3])
+    first = dots.searchsorted(begins)
     cuts = np.column_stack([begins - 1, dots[first], dots[first + 1], dots[first + 2], ends])
     starts, lengths = cuts[:, :-1] + 1, np.diff(cuts) - 1
     fits = ((lengths > 0) & (lengths < 4)).all(axis=1)

@@ -1,23 +1,20 @@
 """The collector: datagrams in, groups of records of one layout out, with all that it must remember between them.
 
 What may live here: `Collector`, the sans-IO state machine that follows templates, options, waiting data and sequence
-numbers, and the `Group` and `Lapse` values that it gives out. Columns are made elsewhere.
+numbers. Columns are made elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
-
-import numpy as np
+from collections.abc import Sequence
+from typing import Final
 
 from eddy_agents.wire.netflow_datagram import (
     FIRST_DATA_SET,
     IPFIX,
     IPFIX_OPTIONS_TEMPLATES,
     IPFIX_TEMPLATES,
-    V5,
+    V1,
     V9,
     V9_OPTIONS_TEMPLATES,
     V9_TEMPLATES,
@@ -26,15 +23,17 @@ from eddy_agents.wire.netflow_datagram import (
     Header,
     Malformed,
     defect_of_length,
+    follows,
     read_header,
     read_sets,
 )
-from eddy_agents.wire.netflow_exporter import Held, Limits, Pending, Stream, StreamKey, Streams
-from eddy_agents.wire.netflow_layout import Chunk, Layout, Records, layout_of
-from eddy_agents.wire.netflow_sampling import LEARNED_ELEMENTS, RATE_ELEMENTS
+from eddy_agents.wire.netflow_exporter import Held, Limits, Pending, Stream, StreamKey, Streams, boot_of
+from eddy_agents.wire.netflow_fixed import FIXED_LAYOUTS
+from eddy_agents.wire.netflow_harvest import Harvest, Lapse, row_index, unknown
+from eddy_agents.wire.netflow_layout import Chunk, Layout, Records
+from eddy_agents.wire.netflow_sampling import RATE_ELEMENTS, learned_element
 from eddy_agents.wire.netflow_template import FieldSpec, Template, read_templates
 from eddy_mesh.cer import Value
-from eddy_mesh.columns import Column, Index
 from eddy_mesh.registry.ipfix import IANA
 
 _SYSTEM_INIT_TIME: Final = 160
@@ -43,16 +42,8 @@ _TEMPLATE_SETS: Final = {
     V9: {V9_TEMPLATES, V9_OPTIONS_TEMPLATES},
     IPFIX: {IPFIX_TEMPLATES, IPFIX_OPTIONS_TEMPLATES},
 }
-_LEARNED: Final = LEARNED_ELEMENTS | {_SYSTEM_INIT_TIME}
+_TELLING: Final = RATE_ELEMENTS | {_SYSTEM_INIT_TIME}
 _EXPIRY_INTERVAL_NS: Final = 10 * _SECOND_NS
-
-# srcaddr dstaddr nexthop input output dPkts dOctets First Last srcport dstport pad flags prot tos as as mask mask pad
-_V5_FIELDS: Final = (
-    (8, 4), (12, 4), (15, 4), (10, 2), (14, 2), (2, 4), (1, 4), (22, 4), (21, 4), (7, 2),
-    (11, 2), (210, 1), (6, 1), (4, 1), (5, 1), (16, 2), (17, 2), (9, 1), (13, 1), (210, 2),
-)  # fmt: skip
-V5_LAYOUT: Final = layout_of(V5, [FieldSpec(0, number, length) for number, length in _V5_FIELDS], is_options=False)
-"""A v5 record in the elements of IPFIX, which took its fields over. Source: v5 as in `netflow_datagram`."""
 
 
 class Collector:
@@ -84,27 +75,38 @@ class Collector:
             now_ns: ns since 1970 UTC.
         """
         reader = _Reader(self, harvest, data, now_ns)
-        for row, (exporter, port) in enumerate(senders):
+        for row, sender in enumerate(senders):
             start, end = offsets[row], offsets[row + 1]
-            try:
-                header = read_header(data, start, end)
-            except Malformed as defect:
-                harvest.refuse(row, defect)
-                continue
-            stream = self._streams.get((exporter, port, header.version, header.domain))
-            if stream is None:
-                stream = self._open(harvest, StreamKey(exporter, port, header.version, header.domain), now_ns)
-            reader.read(row, header, stream)
-            if header.version != V9:
-                reader.refuse(defect_of_length(data, start, end, header))
-            self._follow(harvest, row, reader, now_ns)
+            while start >= 0:
+                start = self._feed_message(reader, row, sender, start, end)
 
-    def _follow(self, harvest: Harvest, row: int, reader: _Reader, now_ns: int) -> None:
+    def _feed_message(self, reader: _Reader, row: int, sender: tuple[int, int], start: int, end: int) -> int:
+        """Read the message at ``start``; return where the next one of the same datagram begins, -1 for none."""
+        data, harvest, now_ns = reader.data, reader.harvest, reader.now_ns
+        try:
+            header = read_header(data, start, end)
+        except Malformed as defect:
+            harvest.refuse(row, defect)
+            return -1
+        stream = self._streams.get((*sender, header.version, header.domain))
+        if stream is None:
+            stream = self._open(harvest, StreamKey(*sender, header.version, header.domain), now_ns)
+            stream.booted_ns = boot_of(header)
+        elif header.version == V9 and stream.sequence.has_restarted(header.sequence, header.uptime_ms):
+            self._streams.restart(stream, header)
+        reader.read(row, header, stream)
+        if header.version != V9:
+            reader.refuse(defect_of_length(data, start, end, header))
+        if header.version != V1:
+            self._follow(row, reader)
+        return header.end if follows(data, header, end) else -1
+
+    def _follow(self, row: int, reader: _Reader) -> None:
         """Compare the sequence number of a datagram that was read with what was expected."""
-        header, stream = reader.header, reader.stream
+        header, stream, harvest = reader.header, reader.stream, reader.harvest
         clock_ms = header.export_ns // 1_000_000 if header.version == IPFIX else header.uptime_ms
         records = None if reader.waiting else reader.flows + reader.options
-        gap = stream.sequence.take(header.sequence, clock_ms, reader.flows, records, now_ns)
+        gap = stream.sequence.take(header.sequence, clock_ms, reader.flows, records, reader.now_ns)
         if gap is not None:
             gap.origin = harvest.raw.row(row_index(row))
             self._gapped[stream.key] = stream
@@ -181,6 +183,9 @@ class _Reader:
     """Reads the sets of one datagram after the other.
 
     Attributes:
+        data: what holds the datagrams.
+        harvest: what they give.
+        now_ns: ns since 1970 UTC.
         header: of the datagram that was read last.
         stream: whose it was.
         flows: flow records in it.
@@ -197,19 +202,19 @@ class _Reader:
 
     def __init__(self, collector: Collector, harvest: Harvest, data: Buffer, now_ns: int) -> None:
         self._collector = collector
-        self._harvest = harvest
-        self._data = data
-        self._now_ns = now_ns
+        self.harvest = harvest
+        self.data = data
+        self.now_ns = now_ns
 
     def read(self, row: int, header: Header, stream: Stream) -> None:
         """Read every set of one datagram; what is wrong with one does not keep the others."""
         self._row, self.header, self.stream = row, header, stream
         self.flows = self.options = 0
         self.waiting = False
-        if header.version == V5:
-            self._take(V5_LAYOUT, (0, header.body, header.end))
+        if header.version in FIXED_LAYOUTS:
+            self._take(FIXED_LAYOUTS[header.version], (0, header.body, header.end))
             return
-        sets, defect = read_sets(self._data, header.body, header.end)
+        sets, defect = read_sets(self.data, header.body, header.end)
         for flow_set in sets:
             known = stream.templates.get(flow_set[0])
             if known is not None:
@@ -229,31 +234,31 @@ class _Reader:
     def refuse(self, defect: Malformed | None) -> None:
         """Count what is wrong with the datagram, if anything is."""
         if defect is not None:
-            self._harvest.refuse(self._row, defect)
+            self.harvest.refuse(self._row, defect)
 
     def _take(self, layout: Layout, flow_set: FlowSet) -> None:
         template_id, start, end = flow_set
-        chunk, count, defect = layout.cut(self._data, start, end)
+        chunk, count, defect = layout.cut(self.data, start, end)
         if defect is not None:
             self.refuse(defect)
         if not count:
             return
         if layout.is_options:
             self.options += count
-            _learn(self.stream, layout, chunk, count)
+            self._learn(layout, chunk, count)
         else:
             self.flows += count
         header = self.header
-        sampling = header.sampling & 0x3FFF if header.version == V5 else self.stream.sampling.default
+        sampling = header.sampling & 0x3FFF or self.stream.sampling.default
         taken = (chunk, count, header, self.stream, template_id, sampling, self.stream.started_ns, self._row)
-        self._harvest.group(layout, waited=False).taken.append(taken)
+        self.harvest.group(layout, waited=False).taken.append(taken)
 
     def _define(self, flow_set: FlowSet) -> None:
-        templates, defect = read_templates(flow_set[0], self._data, flow_set[1], flow_set[2])
+        templates, defect = read_templates(flow_set[0], self.data, flow_set[1], flow_set[2])
         self.refuse(defect)
         for template in templates:
             try:
-                released = self._collector.define(self.stream, template, self._now_ns)
+                released = self._collector.define(self.stream, template, self.now_ns)
             except Malformed as refusal:
                 self.refuse(refusal)
                 continue
@@ -264,38 +269,37 @@ class _Reader:
         layout = self.stream.templates[template_id].layout
         chunk, count, defect = layout.cut(held.data, 0, len(held.data))
         if defect is not None:
-            self._harvest.lapses.append(unknown(self.stream.key, template_id, [held]))
+            self.harvest.lapses.append(unknown(self.stream.key, template_id, [held]))
         if not count:
             return
         if layout.is_options:
-            _learn(self.stream, layout, chunk, count)
-        group = self._harvest.group(layout, waited=True)
+            self._learn(layout, chunk, count)
+        group = self.harvest.group(layout, waited=True)
         group.origins.append(held.origin)
         sampling, started_ns = self.stream.sampling.default, self.stream.started_ns
         group.taken.append((chunk, count, held.header, self.stream, template_id, sampling, started_ns, -1))
 
     def _wait(self, flow_set: FlowSet) -> None:
         self.waiting = True
-        data = bytes(self._data[flow_set[1] : flow_set[2]])
-        held = Held(data, self.header, self._harvest.raw.row(row_index(self._row)), self._now_ns)
+        data = bytes(self.data[flow_set[1] : flow_set[2]])
+        held = Held(data, self.header, self.harvest.raw.row(row_index(self._row)), self.now_ns)
         if not self._collector.hold(self.stream, flow_set[0], held):
             self.refuse(Malformed("template_unknown", f"template {flow_set[0]} did not come yet, and no room to wait"))
+
+    def _learn(self, layout: Layout, chunk: Chunk, count: int) -> None:
+        """Take what options records say about the exporter itself: its sampling, and when it started."""
+        if not any(slot.iana in _TELLING for slot in layout.slots):
+            return
+        records = Records(layout, [chunk])
+        columns = {learned_element(slot): records.column(slot) for slot in layout.slots if learned_element(slot)}
+        started = [records.column(slot) for slot in layout.slots if slot.iana == _SYSTEM_INIT_TIME]
+        for row in range(count):
+            if not self.stream.sampling.learn({number: column.at(row) for number, column in columns.items()}):
+                self.refuse(Malformed("sampler_limit", "no room for another sampler: raise max_samplers"))
+            for moment in (column.at(row) for column in started):
+                if isinstance(moment, int):
+                    self.stream.started_ns = moment
 
 
 def _is_rate(spec: FieldSpec) -> bool:
     return spec.enterprise == IANA and spec.id in RATE_ELEMENTS and not spec.is_scope
-
-
-def _learn(stream: Stream, layout: Layout, chunk: Chunk, count: int) -> None:
-    """Take what options records say about the exporter itself: its sampling, and when it started."""
-    slots = [slot for slot in layout.slots if slot.iana in _LEARNED]
-    if not slots:
-        return
-    records = Records(layout, [chunk])
-    columns = {slot.iana: records.column(slot) for slot in slots}
-    for row in range(count):
-        values = {number: column.at(row) for number, column in columns.items()}
-        stream.sampling.learn(values)
-        started_ns = values.get(_SYSTEM_INIT_TIME)
-        if isinstance(started_ns, int):
-            stream.started_ns = started_ns

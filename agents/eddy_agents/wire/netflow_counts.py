@@ -124,7 +124,8 @@ def occurred_of(columns: dict[str, Column], export_ns: npt.NDArray[np.int64]) ->
     for name in reversed(_OBSERVED):
         observed = columns.get(name)
         if isinstance(observed, Numbers):
-            moments = np.where(nulls_of(observed) | (observed.values <= 0), moments, observed.values)
+            times = observed.values.astype(np.int64)
+            moments = np.where(nulls_of(observed) | (times <= 0), moments, times)
     if isinstance(end, Numbers):
         moments = np.where(nulls_of(end), moments, end.values)
     return Numbers(moments)

@@ -1,8 +1,9 @@
-"""Datagrams of NetFlow v5, v9 and IPFIX: the header, and where the flow sets of a datagram begin and end.
+"""Datagrams of NetFlow v1, v5, v7, v9 and IPFIX: the header, and where the flow sets of a datagram begin and end.
 
 What may live here: reading bytes of one datagram into a `Header` and a list of `FlowSet`. No state, no templates.
 
-Source: Cisco, NetFlow Services Solutions Guide, appendix B (v5); RFC 3954 section 5 (v9); RFC 7011 section 3 (IPFIX).
+Source: Cisco, NetFlow Services Solutions Guide, appendix B (v1, v5, v7); RFC 3954 section 5 (v9); RFC 7011
+section 3 (IPFIX).
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from eddy_mesh.errors import WireError
 
 Buffer: TypeAlias = bytes | memoryview
 
+V1: Final = 1
 V5: Final = 5
+V7: Final = 7
+V8: Final = 8
 V9: Final = 9
 IPFIX: Final = 10
 
@@ -24,15 +28,25 @@ IPFIX_TEMPLATES: Final = 2
 IPFIX_OPTIONS_TEMPLATES: Final = 3
 FIRST_DATA_SET: Final = 256
 
-V5_RECORD_BYTES: Final = 48
-_V5_MAX_RECORDS: Final = 30
 _SET_HEADER_BYTES: Final = 4
 
 _VERSION = Struct(">H")
+_V1_HEADER = Struct(">HHIII")
 _V5_HEADER = Struct(">HHIIIIBBH")
 _V9_HEADER = Struct(">HHIIII")
 _IPFIX_HEADER = Struct(">HHIII")
 _SET_HEADER = Struct(">HH")
+
+
+class _Fixed(NamedTuple):
+    """Octets of header and record, and most records, of a version whose records are always the same."""
+
+    header: int
+    record: int
+    most: int
+
+
+_FIXED: Final = {V1: _Fixed(16, 52, 24), V5: _Fixed(24, 48, 30), V7: _Fixed(24, 52, 28)}
 
 
 class Malformed(WireError):
@@ -48,12 +62,13 @@ class Malformed(WireError):
 
 
 class Header(NamedTuple):
-    """What the header of a datagram says, the same for the three protocols.
+    """What the header of a datagram says, the same for all protocols.
 
     Attributes:
-        version: 5, 9 or 10.
-        domain: source id (v9), observation domain (IPFIX), engine type * 256 + engine id (v5).
-        sequence: of flows sent before this datagram (v5), of datagrams (v9), of data records sent before (IPFIX).
+        version: 1, 5, 7, 9 or 10.
+        domain: source id (v9), observation domain (IPFIX), engine type * 256 + engine id (v5), else 0.
+        sequence: of flows sent before this datagram (v5, v7), of datagrams (v9), of data records sent before (IPFIX);
+            0 in v1, which has none.
         export_ns: ns since 1970 UTC at which the exporter sent it.
         uptime_ms: ms since the exporter started, wraps after 49.7 days; 0 in IPFIX, which has none.
         body: offset of the first octet after the header.
@@ -79,8 +94,8 @@ def read_header(data: Buffer, start: int, end: int) -> Header:
     """Read the header of the datagram that lies at ``data[start:end]``.
 
     Raises:
-        Malformed: the version is none of the three (``bad_version``), octets are missing (``truncated``), or a v5
-            datagram claims no record or more than 30 (``bad_count``).
+        Malformed: the version is not known (``bad_version``) or is 8 (``unsupported_version``), octets are missing
+            (``truncated``), or a datagram of fixed records claims none or more than there can be (``bad_count``).
     """
     if end - start < 2:
         raise Malformed("truncated", f"{end - start} octets are no datagram", 0)
@@ -89,9 +104,12 @@ def read_header(data: Buffer, start: int, end: int) -> Header:
         return _read_v9(data, start, end)
     if version == IPFIX:
         return _read_ipfix(data, start, end)
-    if version == V5:
-        return _read_v5(data, start, end)
-    raise Malformed("bad_version", f"version {version} is not known; the exporter must send NetFlow v5, v9 or IPFIX", 0)
+    if version in _FIXED:
+        return _read_fixed(data, start, end, _FIXED[version])
+    wanted = "the exporter must send NetFlow v5, v9 or IPFIX"
+    if version == V8:
+        raise Malformed("unsupported_version", f"version 8 has sums of flows and no flows; {wanted}", 0)
+    raise Malformed("bad_version", f"version {version} is not known; {wanted}", 0)
 
 
 def _read_v9(data: Buffer, start: int, end: int) -> Header:
@@ -112,35 +130,50 @@ def _read_ipfix(data: Buffer, start: int, end: int) -> Header:
     return Header(version, domain, sequence, seconds * 1_000_000_000, 0, start + _IPFIX_HEADER.size, stop)
 
 
-def _read_v5(data: Buffer, start: int, end: int) -> Header:
-    if end - start < _V5_HEADER.size:
-        raise Malformed("truncated", f"{end - start} octets, a v5 header has {_V5_HEADER.size}", end - start)
-    version, count, uptime_ms, seconds, nanoseconds, sequence, kind, slot, sampling = _V5_HEADER.unpack_from(
-        data, start
-    )
-    if not 1 <= count <= _V5_MAX_RECORDS:
-        raise Malformed("bad_count", f"a v5 datagram of {count} records can not be, it holds 1 to {_V5_MAX_RECORDS}", 2)
-    body = start + _V5_HEADER.size
-    stop = min(body + count * V5_RECORD_BYTES, end)
+def _read_fixed(data: Buffer, start: int, end: int, sizes: _Fixed) -> Header:
+    if end - start < sizes.header:
+        raise Malformed("truncated", f"{end - start} octets, the header has {sizes.header}", end - start)
+    version, count, uptime_ms, seconds, nanoseconds = _V1_HEADER.unpack_from(data, start)
+    if not 1 <= count <= sizes.most:
+        message = f"a v{version} datagram of {count} records can not be, it holds 1 to {sizes.most}"
+        raise Malformed("bad_count", message, 2)
+    body = start + sizes.header
+    stop = min(body + count * sizes.record, end)
+    domain = sequence = sampling = 0
+    if version != V1:
+        *_, sequence, kind, slot, sampling = _V5_HEADER.unpack_from(data, start)
+        domain, sampling = (kind << 8 | slot, sampling) if version == V5 else (0, 0)
     export_ns = seconds * 1_000_000_000 + nanoseconds
-    return Header(version, kind << 8 | slot, sequence, export_ns, uptime_ms, body, stop, sampling)
+    return Header(version, domain, sequence, export_ns, uptime_ms, body, stop, sampling)
 
 
 def defect_of_length(data: Buffer, start: int, end: int, header: Header) -> Malformed | None:
     """Return what is wrong with the length of the datagram at ``data[start:end]``, None where it is as announced.
 
-    Zero octets behind a datagram are padding. Others are ``trailing_octets``: one datagram carries one message.
+    Zero octets behind a datagram are padding. Others are ``trailing_octets``, but for a further IPFIX message.
     """
     if header.version == V9:
         return None
     (announced,) = _VERSION.unpack_from(data, start + 2)
-    if header.version == V5:
-        announced = _V5_HEADER.size + announced * V5_RECORD_BYTES
+    if header.version in _FIXED:
+        sizes = _FIXED[header.version]
+        announced = sizes.header + announced * sizes.record
     if announced > end - start:
         return Malformed("truncated", f"{end - start} octets of {announced} announced", end - start)
-    if header.end < end and any(data[header.end : end]):
+    if header.end < end and not follows(data, header, end) and any(data[header.end : end]):
         return Malformed("trailing_octets", f"{end - header.end} octets follow the message", header.end - start)
     return None
+
+
+def follows(data: Buffer, header: Header, end: int) -> bool:
+    """Return whether behind an IPFIX message, and before ``end``, there is a further one, whole.
+
+    RFC 7011 section 10.3.3 has one in a datagram; messages that were relayed or kept (RFC 5655) come end to end.
+    """
+    if header.version != IPFIX or end - header.end < _IPFIX_HEADER.size:
+        return False
+    version, length = _SET_HEADER.unpack_from(data, header.end)
+    return bool(version == IPFIX and _IPFIX_HEADER.size <= length <= end - header.end)
 
 
 def read_sets(data: Buffer, start: int, end: int) -> tuple[list[FlowSet], Malformed | None]:

@@ -17,12 +17,14 @@ import msgspec
 
 from eddy_agents.wire.netflow_datagram import IPFIX_OPTIONS_TEMPLATES, Header
 from eddy_agents.wire.netflow_layout import Layout, layout_of
-from eddy_agents.wire.netflow_sampling import Sampling
+from eddy_agents.wire.netflow_sampling import Rates, Room, Sampling
 from eddy_agents.wire.netflow_sequence import Sequence
 from eddy_agents.wire.netflow_template import Template
 from eddy_mesh.columns import Column
 
 _SECOND_NS: Final = 1_000_000_000
+_SAME_BOOT_NS: Final = 5 * _SECOND_NS
+"""By less are export times and uptimes of one start out of step."""
 
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
@@ -35,6 +37,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_exporters: Count
     max_templates: Count
     max_template_fields: Count
+    max_samplers: Count
     template_lifetime_s: Seconds
     max_pending_bytes: Count
     max_pending_sets: Count
@@ -50,7 +53,7 @@ class StreamKey(NamedTuple):
     Attributes:
         exporter: IPv6 form of the address as a number, -1 where it is not known.
         port: UDP port, 0 where exporters are not told apart by it.
-        version: 5, 9 or 10.
+        version: as in `Header`.
         domain: source id or observation domain.
     """
 
@@ -94,15 +97,17 @@ class Stream:
         sampling_template: id of the options template that announced sampling, 0 where none did.
         sampling_due_ns: when it is time to say that announced sampling data did not come, 0 never.
         started_ns: systemInitTimeMilliseconds in ns since 1970 UTC as an options record says, -1 unknown.
+        booted_ns: start of the exporter in ns since 1970 UTC, of which it was last noticed that it is another; v9 only.
     """
 
     key: StreamKey
     sequence: Sequence
+    sampling: Sampling
     templates: dict[int, Known] = field(default_factory=dict)
-    sampling: Sampling = field(default_factory=Sampling)
     sampling_template: int = 0
     sampling_due_ns: int = 0
     started_ns: int = -1
+    booted_ns: int = -1
 
 
 class Streams:
@@ -113,6 +118,8 @@ class Streams:
         self._streams: OrderedDict[tuple[int, int, int, int], Stream] = OrderedDict()
         self._layouts: dict[tuple[int, bool, tuple[object, ...]], Layout] = {}
         self._fields = 0
+        self._rates: dict[tuple[int, int, int], Rates] = {}
+        self._room = Room(limits.max_samplers)
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(self._streams.values())
@@ -138,8 +145,27 @@ class Streams:
         if len(self._streams) >= self._limits.max_exporters:
             _, forgotten = self._streams.popitem(last=False)
             self._fields -= sum(len(known.template.fields) for known in forgotten.templates.values())
-        stream = self._streams[key] = Stream(key, Sequence(key.version, self._limits.reorder_datagrams))
+            forgotten.sampling.forget()
+            if not forgotten.sampling.rates.domains:
+                self._rates.pop(_exporter(forgotten.key), None)
+        sampling = Sampling(self._rates.setdefault(_exporter(key), Rates()), self._room)
+        stream = self._streams[key] = Stream(key, Sequence(key.version, self._limits.reorder_datagrams), sampling)
         return stream, forgotten
+
+    def restart(self, stream: Stream, header: Header) -> None:
+        """Forget the templates of a v9 exporter that began anew, so that its data waits until they come again.
+
+        Of two exporters that can not be told apart each looks like the other begun anew: only a later start counts.
+        Source: RFC 3954 section 9.
+
+        Args:
+            stream: whose uptime and sequence number fell.
+            header: of the datagram that shows it.
+        """
+        booted_ns = boot_of(header)
+        if booted_ns > stream.booted_ns + _SAME_BOOT_NS:
+            stream.booted_ns = booted_ns
+            self._forget(stream, list(stream.templates))
 
     def define(self, stream: Stream, template: Template, now_ns: int) -> bool:
         """Remember a template, in place of an older one of the same id.
@@ -191,6 +217,16 @@ class Streams:
                 self._layouts.clear()  # templates keep theirs; only the sharing begins anew
             layout = self._layouts[key] = layout_of(version, template.fields, is_options=template.is_options)
         return layout
+
+
+def boot_of(header: Header) -> int:
+    """Return when a v9 exporter started by its own clocks, in ns since 1970 UTC."""
+    return header.export_ns - header.uptime_ms * 1_000_000
+
+
+def _exporter(key: StreamKey) -> tuple[int, int, int]:
+    """The exporter of a stream, whatever its domain."""
+    return key.exporter, key.port, key.version
 
 
 class Pending:

@@ -222,6 +222,6 @@ def _add_duration(columns: dict[str, Column]) -> None:
     start, end = columns.get("event.start"), columns.get("event.end")
     if not isinstance(start, Numbers) or not isinstance(end, Numbers) or "event.duration" in columns:
         return
-    duration = end.values - start.values  # type: ignore[operator]  # times
+    duration = end.values.astype(np.int64) - start.values.astype(np.int64)
     nulls = nulls_of(start) | nulls_of(end) | (duration < 0)  # some exporters take start and end for each other
     columns["event.duration"] = Numbers(duration, nulls if nulls.any() else None)

@@ -1,22 +1,26 @@
 """Sampling: how many packets one counted packet of a flow stands for, as options records and flow records say.
 
-What may live here: reading an interval out of the elements of one record, and `Sampling`, what one exporter said.
+What may live here: reading an interval out of the elements of one record, `Sampling`, what one exporter said in one
+domain, and `Rates`, in all of them.
 
 Source: RFC 3954 section 8 (34, 35, 48-50), RFC 5477 section 8 (302-311).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from eddy_agents.wire.netflow_layout import Layout, Records, Slot
+from eddy_agents.wire.netflow_values import Form
 from eddy_mesh.cer import Value
 from eddy_mesh.columns import Column, Constant, Numbers
 
+INGRESS_INTERFACE: Final = 10
 SAMPLING_INTERVAL: Final = 34
 SAMPLER_ID: Final = 48
 _RANDOM_INTERVAL: Final = 50
@@ -30,11 +34,16 @@ _PROBABILITY: Final = 311
 RATE_ELEMENTS: Final = frozenset({SAMPLING_INTERVAL, _RANDOM_INTERVAL, _PACKET_INTERVAL, _SIZE, _PROBABILITY})
 """An options template with one of these announces a sampling rate."""
 
-LEARNED_ELEMENTS: Final = RATE_ELEMENTS | {SAMPLER_ID, SELECTOR_ID, _PACKET_SPACE, _POPULATION}
-"""What `Sampling.learn` looks at."""
-
-_MAX_SAMPLERS: Final = 1024
+_LEARNED: Final = RATE_ELEMENTS | {SAMPLER_ID, SELECTOR_ID, INGRESS_INTERFACE, _PACKET_SPACE, _POPULATION}
+_INTERFACE_SCOPE: Final = "netflow.scope_interface"
 _MAX_INTERVAL: Final = 1 << 32
+
+
+def learned_element(slot: Slot) -> int:
+    """Return the element by which `Sampling.learn` knows a field of an options record, 0 where it does not need it."""
+    if slot.field == _INTERFACE_SCOPE:
+        return INGRESS_INTERFACE
+    return slot.iana if slot.iana in _LEARNED else 0
 
 
 def interval_of(values: Mapping[int, Value]) -> int:
@@ -61,41 +70,131 @@ def _ratio(packets: float, taken: float) -> int:
     return min(max(round(packets / max(taken, 1 / _MAX_INTERVAL)), 1), _MAX_INTERVAL) if taken else 0
 
 
+class Room:
+    """How many samplers of all exporters together may still be remembered."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
+class Rates:
+    """The intervals that one exporter said in all its domains.
+
+    Attributes:
+        domains: how many of them are remembered.
+        only: the interval where all are the same, else 0.
+    """
+
+    __slots__ = ("_samplers", "domains", "only")
+
+    def __init__(self) -> None:
+        self._samplers: Counter[int] = Counter()
+        self.domains = 0
+        self.only = 0
+
+    def count(self, interval: int, samplers: int) -> None:
+        """Count samplers of one interval, or with a number below zero, forget them."""
+        self._samplers[interval] += samplers
+        if not self._samplers[interval]:
+            del self._samplers[interval]
+        self.only = next(iter(self._samplers)) if len(self._samplers) == 1 else 0
+
+
 class Sampling:
     """The samplers of one exporter and domain.
 
     Attributes:
+        rates: of its exporter.
+        interfaces: interval by ingress interface, where options records say it of interfaces.
         default: interval of a flow that names no sampler: the only one, 0 where none is known or they differ.
     """
 
-    __slots__ = ("_intervals", "default")
+    __slots__ = ("_default", "_plain", "_room", "_samplers", "interfaces", "rates")
 
-    def __init__(self) -> None:
-        self._intervals: dict[int | None, int] = {}
-        self.default = 0
+    def __init__(self, rates: Rates | None = None, room: Room | None = None) -> None:
+        """Know nothing yet.
 
-    def learn(self, values: Mapping[int, Value]) -> None:
+        Args:
+            rates: of its exporter, shared by the domains of that.
+            room: shared by all exporters.
+        """
+        self.rates = rates or Rates()
+        self.rates.domains += 1
+        self._room = room or Room(_MAX_INTERVAL)
+        self._samplers: dict[int, int] = {}
+        self.interfaces: dict[int, int] = {}
+        self._plain: dict[int, int] = {}
+        self._default = 0
+
+    @property
+    def default(self) -> int:
+        """See above; an exporter that said nothing in this domain may have said it in another."""
+        return self._default or self.rates.only
+
+    def learn(self, values: Mapping[int, Value]) -> bool:
         """Take in one options record; of no effect where it says nothing about sampling.
 
         Args:
-            values: IANA element number to value.
+            values: element, as `learned_element` gives it, to value.
+
+        Returns:
+            False where there was no room for another sampler.
         """
         interval = interval_of(values)
-        sampler = values.get(SAMPLER_ID, values.get(SELECTOR_ID))
-        identity = sampler if isinstance(sampler, int) else None
-        if interval and (identity in self._intervals or len(self._intervals) < _MAX_SAMPLERS):
-            self._intervals[identity] = interval
-            distinct = set(self._intervals.values())
-            self.default = self._intervals.get(None, distinct.pop() if len(distinct) == 1 else 0)
+        if not interval:
+            return True
+        sampler, interface = values.get(SAMPLER_ID, values.get(SELECTOR_ID)), _number(values.get(INGRESS_INTERFACE))
+        table, identity = self._plain, 0
+        if isinstance(sampler, int):
+            table, identity = self._samplers, sampler
+        elif interface:
+            table, identity = self.interfaces, interface
+        known = table.get(identity, 0)
+        if known == interval:
+            return True
+        if known:
+            self.rates.count(known, -1)
+        elif self._room.left <= 0:
+            return False
+        else:
+            self._room.left -= 1
+        self.rates.count(interval, 1)
+        table[identity] = interval
+        distinct = {*self._samplers.values(), *self.interfaces.values()}
+        self._default = self._plain.get(0, distinct.pop() if len(distinct) == 1 else 0)
+        return True
+
+    def forget(self) -> None:
+        """Give back the room, and the part in the rates of the exporter; the domain is not remembered any more."""
+        for table in (self._samplers, self.interfaces, self._plain):
+            self._room.left += len(table)
+            for interval in table.values():
+                self.rates.count(interval, -1)
+            table.clear()
+        self._default = 0
+        self.rates.domains -= 1
 
     @property
     def is_known(self) -> bool:
         """Whether any interval is known."""
-        return bool(self._intervals)
+        return bool(self._samplers or self.interfaces or self._plain)
 
     def interval(self, sampler: int) -> int:
-        """Interval of a flow that names its sampler, 0 where it is not known."""
-        return self._intervals.get(sampler, self._intervals.get(None, 0))
+        """Interval of a flow that names its sampler, 0 where it is not known; sampler 0 is none."""
+        if sampler in self._samplers:
+            return self._samplers[sampler]
+        if self.is_known:
+            return self._plain.get(0, 0)
+        return self.rates.only if sampler else 0
+
+
+def _number(value: Value) -> int:
+    """An interface number, which is text in events."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, int) else 0
 
 
 def sampling_column(
@@ -107,7 +206,8 @@ def sampling_column(
 ) -> Column | None:
     """Return one packet in how many was sampled for each flow record, None where no record knows.
 
-    What the record itself says wins, then the sampler that it names, then the exporter's only sampler.
+    What the record itself says wins, then the sampler that it names, then its interface, then the exporter's only
+    sampler.
 
     Args:
         layout: of the records.
@@ -118,11 +218,15 @@ def sampling_column(
     """
     slots = {slot.iana: slot for slot in layout.slots if slot.length <= 8}
     sampler = slots.get(SAMPLER_ID, slots.get(SELECTOR_ID))
+    interface = slots.get(INGRESS_INTERFACE)
     if sampler is not None:
-        intervals = _by_sampler(_numbers(records, sampler), samplings, counts)
+        intervals = _by_number(_numbers(records, sampler), [s.interval for s in samplings], counts)
+    elif interface is not None and any(sampling.interfaces for sampling in samplings):
+        named = [_interval_of_interface(*pair) for pair in zip(samplings, defaults, strict=True)]
+        intervals = _by_number(_numbers(records, interface), named, counts)
+    elif not any(defaults) and SAMPLING_INTERVAL not in slots:
+        return None
     else:
-        if not any(defaults) and SAMPLING_INTERVAL not in slots:
-            return None
         intervals = np.repeat(np.array(defaults, np.int64), counts)
     if SAMPLING_INTERVAL in slots:
         own = _numbers(records, slots[SAMPLING_INTERVAL])
@@ -135,22 +239,29 @@ def sampling_column(
     return Numbers(intervals, unknown if unknown.any() else None)
 
 
-def _by_sampler(
-    numbers: npt.NDArray[np.int64], samplings: Sequence[Sampling], counts: npt.NDArray[np.intp]
+def _interval_of_interface(sampling: Sampling, default: int) -> Callable[[int], int]:
+    return lambda interface: sampling.interfaces.get(interface, default)
+
+
+def _by_number(
+    numbers: npt.NDArray[np.int64], intervals_of: Sequence[Callable[[int], int]], counts: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.int64]:
+    """The interval of each record, by the sampler or interface that it names, as its exporter has it."""
     intervals = np.zeros(len(numbers), np.int64)
     start = 0
-    for sampling, count in zip(samplings, counts.tolist(), strict=True):
+    for interval_of_number, count in zip(intervals_of, counts.tolist(), strict=True):
         of_set = numbers[start : start + count].tolist()
-        known = {number: sampling.interval(number) for number in set(of_set)}
+        known = {number: interval_of_number(number) for number in set(of_set)}
         intervals[start : start + count] = [known[number] for number in of_set]
         start += count
     return intervals
 
 
 def _numbers(records: Records, slot: Slot) -> npt.NDArray[np.int64]:
+    if slot.form is Form.UNSIGNED:
+        return records.values(slot).astype(np.int64)
     column = records.column(slot)
     if isinstance(column, Numbers):
         return column.values.astype(np.int64)
-    values = [column.at(row) for row in range(len(column))]
-    return np.array([value if isinstance(value, int) and value < 1 << 62 else 0 for value in values], np.int64)
+    values = [_number(column.at(row)) for row in range(len(column))]
+    return np.array([value if value < 1 << 62 else 0 for value in values], np.int64)

@@ -2,9 +2,9 @@
 
 What may live here: `Sequence`, which follows the numbers of one exporter and domain, and the `Gap` that it finds.
 
-A v5 number counts flows, a v9 number datagrams, an IPFIX number data records, each *before* the datagram that carries
-it. Some exporters do otherwise (v9 counting records; softflowd's IPFIX counting the flows up to and with this
-message), so the readings that fit every datagram so far are kept, and a gap is what no reading explains.
+A v5 or v7 number counts flows, a v9 number datagrams, an IPFIX number data records, each *before* the datagram that
+carries it; v1 has none. Some exporters do otherwise (v9 counting records; softflowd's IPFIX counting the flows up to
+and with this message), so the readings that fit every datagram so far are kept, and a gap is what no reading explains.
 
 Source: RFC 3954 section 5.1, RFC 7011 section 3.1.
 """
@@ -17,12 +17,15 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
 
-from eddy_agents.wire.netflow_datagram import IPFIX, V5, V9
+from eddy_agents.wire.netflow_datagram import IPFIX, V1, V5, V7, V9
 from eddy_mesh.columns import Column
 
 _MODULUS: Final = 1 << 32
 _RESTART_MS: Final = 5_000
 """An uptime that fell by more than this says that the exporter started anew; a late datagram is a few ms older."""
+
+_MAX_QUIET_MS: Final = 3_600_000
+"""An uptime that began again at 0 has wrapped where this much at most went by since it was heard."""
 
 _MAX_GAPS: Final = 16
 _MAX_BEHIND: Final = 3
@@ -38,7 +41,9 @@ class Reading(Enum):
 
 
 _READINGS: Final = {
+    V1: (),
     V5: (Reading.RECORDS_BEFORE,),
+    V7: (Reading.RECORDS_BEFORE,),
     V9: (Reading.DATAGRAMS, Reading.RECORDS_BEFORE),
     IPFIX: (Reading.RECORDS_BEFORE, Reading.FLOWS_WITH, Reading.DATAGRAMS),
 }
@@ -123,6 +128,17 @@ class Sequence:
             found = self._judge(sequence, flows, now_ns)
         self._advance(sequence, clock_ms, records)
         return found
+
+    def has_restarted(self, sequence: int, uptime_ms: int) -> bool:
+        """Return whether a datagram, not yet taken, says that its exporter started anew: uptime and number fell.
+
+        Args:
+            sequence: as the header has it.
+            uptime_ms: the exporter's uptime in ms modulo 2**32.
+        """
+        if self._clock_ms - uptime_ms <= _RESTART_MS or sequence >= self._last:
+            return False
+        return not 0 <= _signed(uptime_ms - self._clock_ms) <= _MAX_QUIET_MS
 
     def due(self, before_ns: int) -> list[Gap]:
         """Remove and return the gaps that nothing can fill any more: ``window`` datagrams, or seen before a time."""

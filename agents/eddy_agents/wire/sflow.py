@@ -3,10 +3,11 @@
 What may live here: the values that a datagram holds and `decode`, which makes them of bytes. Sampled packet headers are
 left as bytes, `eddy_agents.wire.packet` reads many at once; records are in ``sflow_records`` and ``sflow_counters``.
 
-The frame of a datagram (its header, the lengths of samples and records) must be right, else the datagram is refused. A
-record whose contents are not what its format says is kept as hexadecimal text and takes nothing else with it.
+Without its header a datagram is refused. Of one that is cut, or has a sample whose lengths are not right, the other
+samples are kept, and the datagram says what is wrong. A record whose contents are not what its format says is kept as
+hexadecimal text and takes nothing else with it.
 
-Source: Phaal and Lavine, sFlow version 5, July 2004.
+Source: Phaal and Lavine, sFlow version 5, July 2004; sFlow Dropped Packet Notification Structures, 2020.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from eddy_mesh.errors import WireError
 
 _SOURCE: Final = "sflow"
 _VERSION: Final = 5
-_FLOW, _COUNTER, _FLOW_EXPANDED, _COUNTER_EXPANDED = 1, 2, 3, 4
+_FLOW, _COUNTER, _FLOW_EXPANDED, _COUNTER_EXPANDED, _DISCARD = 1, 2, 3, 4, 5
 _SAMPLED_HEADER: Final = 1
 _LINK_TYPES: Final = {1: 1, 7: 9, 11: 228, 12: 229, 13: 219, 14: 50}
 """sFlow header_protocol to LINKTYPE: Ethernet, PPP, IPv4, IPv6, MPLS, PPP over SONET."""
@@ -71,6 +72,36 @@ class FlowSample(NamedTuple):
     fields: dict[str, Value]
 
 
+class DiscardHead(NamedTuple):
+    """What an agent says of a packet that it, or its hardware, did not pass on.
+
+    Attributes:
+        sequence: number of the sample at its data source.
+        source_type, source_index: data source; type 0 is an interface.
+        drops: discards so far that were not told, for want of resources or by a limit of rate.
+        way_in, way_out: ifIndex, 0 where not known, or where the packet did not come so far.
+        reason: below 256 the code of ICMP "destination unreachable" that fits, else a number of the specification.
+    """
+
+    sequence: int
+    source_type: int
+    source_index: int
+    drops: int
+    way_in: int
+    way_out: int
+    reason: int
+
+
+class DiscardSample(NamedTuple):
+    """One packet that was discarded; but for ``head`` as in `FlowSample`."""
+
+    head: DiscardHead
+    link_type: int
+    frame_length: int
+    header: bytes
+    fields: dict[str, Value]
+
+
 class CounterSample(NamedTuple):
     """Counters of one data source; ``fields`` are the members of all records, as event fields."""
 
@@ -90,6 +121,8 @@ class Datagram(NamedTuple):
         uptime_ms: ms since the agent started.
         flows, counters: samples in order.
         others: samples of a format that is not known, as fields ``sflow.<enterprise>_<format>``.
+        discards: samples of discarded packets.
+        defects: what is wrong with it: at most one for each sample that could not be read.
     """
 
     agent: str
@@ -99,13 +132,15 @@ class Datagram(NamedTuple):
     flows: list[FlowSample]
     counters: list[CounterSample]
     others: list[dict[str, Value]]
+    discards: list[DiscardSample]
+    defects: list[WireError]
 
 
 def decode(payload: bytes) -> Datagram:
-    """Return what a datagram holds.
+    """Return what a datagram holds, and what of it could not be read.
 
     Raises:
-        WireError: it is not sFlow version 5, or is cut.
+        WireError: it is not sFlow version 5, or its header is cut.
     """
     reader = XdrReader(payload, 0, len(payload))
     version = reader.number()
@@ -113,11 +148,18 @@ def decode(payload: bytes) -> Datagram:
         raise WireError(_SOURCE, f"version {version} is not supported; set the agent to sFlow version 5", 0)
     agent = reader.address() or "0.0.0.0"  # noqa: S104  # an agent that does not know its address, not one to bind
     sub_agent, sequence, uptime_ms, count = reader.numbers(_FOUR)
-    datagram = Datagram(agent, sub_agent, sequence, uptime_ms, [], [], [])
+    datagram = Datagram(agent, sub_agent, sequence, uptime_ms, [], [], [], [], [])
     for _ in range(count):
-        number, size = reader.numbers(_TWO)
-        start = reader.step(size)
-        _add_sample(datagram, number, XdrReader(payload, start, start + size))
+        try:
+            number, size = reader.numbers(_TWO)
+            start = reader.step(size)
+        except WireError as defect:  # nothing says where a further sample begins
+            datagram.defects.append(defect)
+            break
+        try:
+            _add_sample(datagram, number, XdrReader(payload, start, start + size))
+        except WireError as defect:
+            datagram.defects.append(defect)
     return datagram
 
 
@@ -126,6 +168,9 @@ def _add_sample(datagram: Datagram, number: int, reader: XdrReader) -> None:
         datagram.flows.append(_flow_sample(reader, is_expanded=number == _FLOW_EXPANDED))
     elif number in {_COUNTER, _COUNTER_EXPANDED}:
         datagram.counters.append(_counter_sample(reader, is_expanded=number == _COUNTER_EXPANDED))
+    elif number == _DISCARD:
+        head = DiscardHead._make(reader.numbers(_DISCARD_HEAD))
+        datagram.discards.append(DiscardSample(head, *_packet(reader)))
     else:
         body = reader.data[reader.position : reader.end]
         datagram.others.append({unknown_name(number): body.hex()})
@@ -138,6 +183,11 @@ def _flow_sample(reader: XdrReader, *, is_expanded: bool) -> FlowSample:
         sequence, source, rate, pool, drops, way_in, way_out = reader.numbers(_COMPACT_FLOW)
         ways = (way_in >> 30, way_in & 0x3FFF_FFFF, way_out >> 30, way_out & 0x3FFF_FFFF)
         head = (sequence, source >> 24, source & 0xFF_FFFF, rate, pool, drops, *ways)
+    return FlowSample(SampleHead._make(head), *_packet(reader))
+
+
+def _packet(reader: XdrReader) -> tuple[int, int, bytes, dict[str, Value]]:
+    """Return link type, frame length, header and other fields of the records about one packet."""
     link_type, frame_length, header = _NO_LINK, -1, b""
     fields: dict[str, Value] = {}
     for number, record in _records(reader):
@@ -149,7 +199,7 @@ def _flow_sample(reader: XdrReader, *, is_expanded: bool) -> FlowSample:
                 fields[unknown_name(number)] = record.data[record.position : record.end].hex()
         else:
             fields |= flow_fields(number, record)
-    return FlowSample(SampleHead._make(head), link_type, frame_length, header, fields)
+    return link_type, frame_length, header, fields
 
 
 def _counter_sample(reader: XdrReader, *, is_expanded: bool) -> CounterSample:
@@ -189,5 +239,6 @@ def _sampled_header(record: XdrReader) -> tuple[int, int, int, bytes] | None:
 _TWO, _THREE, _FOUR = Struct(">2I"), Struct(">3I"), Struct(">4I")
 _COMPACT_FLOW: Final = Struct(">7I")
 _EXPANDED_FLOW: Final = Struct(">10I")
+_DISCARD_HEAD: Final = Struct(">7I")
 _SAMPLED: Final = Struct(">4I")
 _NO_LINK: Final = 0xFFFF

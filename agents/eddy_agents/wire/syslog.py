@@ -1,9 +1,9 @@
-"""One syslog message: RFC 5424, RFC 3164 and what is sent in its place, Cisco.
+"""One syslog message: RFC 5424, RFC 3164 and what is sent in its place, network devices.
 
 What may live here: strict and lenient parsing of one line to a `Syslog`. Chunks of lines are in
 `eddy_agents.wire.log_lines`, which asks this module only for lines that its regular expressions do not take.
 
-Source: RFC 5424 section 6; RFC 3164 section 4 and 5; Cisco IOS "System Message Logging".
+Source: RFC 5424 section 6; RFC 3164 section 4 and 5; syslog-ng "chain-hostnames()"; FortiOS "Log Message Reference".
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import TypeAlias
 
 import msgspec
 
+from eddy_agents.wire.syslog_cisco import device_header, severity_of
+from eddy_agents.wire.syslog_stamps import ZONES, iso_text, stamp_at
 from eddy_agents.wire.syslog_time import UNREADABLE, iso_ns, zone_of
 from eddy_mesh.errors import WireError
 
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 MAX_PRIORITY = 191
-_BOM_LATIN_1 = "\u00ef\u00bb\u00bf"
+BOM_LATIN_1 = "\u00ef\u00bb\u00bf"
 """The mark in a line whose other bytes are not UTF-8."""
 
 FACILITY_NAMES = (
@@ -37,11 +39,11 @@ class Syslog(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of one syslog message; None where the message does not have one.
 
     Attributes:
-        format: ``rfc5424``, ``rfc3164``, ``cisco`` or ``unknown``.
+        format: ``rfc5424``, ``rfc3164``, ``cisco`` (any device that names its messages by mnemonics) or ``unknown``.
         priority: PRI, 0-191.
         version: of the RFC 5424 header.
-        timestamp: as sent.
-        hostname: as sent.
+        timestamp: as sent, or rewritten as `eddy_agents.wire.syslog_stamps.Stamp` says.
+        hostname: as sent; of a chain of hosts the last.
         appname: APP-NAME, tag, or Cisco's ``%FACILITY-SEVERITY-MNEMONIC``.
         procid: process id or whatever is sent in its place.
         msgid: type of the message.
@@ -78,6 +80,7 @@ class Syslog(msgspec.Struct, frozen=True, kw_only=True):
 # --- RFC 5424 ------------------------------------------------------------------------------------------------------
 
 _PRI = re.compile(r"<(0|[1-9]\d?|1[0-8]\d|19[01])>", re.ASCII)
+_VERSIONED = re.compile(r"<\d{1,3}>[1-9]", re.ASCII)
 _VERSION = re.compile(r"[1-9]\d{0,2}", re.ASCII)
 _TIMESTAMP = re.compile(r"-|(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _HEADER = (
@@ -88,8 +91,26 @@ _HEADER = (
 )
 _SD_NAME = re.compile(r"[!#-<>-\\^-~]{1,32}")
 _SD_VALUE = re.compile(r'"((?:[^"\\\]]|\\["\\\]])*+)"')
+_SD_LOOSE_VALUES = (
+    _SD_VALUE,
+    re.compile(r'"((?:[^"\\]|\\.)*+)"(?=[ \]])', re.DOTALL),
+    re.compile(r'"([^"]*+)"(?=[ \]])'),
+)
+"""Best first: as the RFC has it; lone backslashes and brackets within; a backslash before the closing quote."""
+_SD_NEXT = re.compile(
+    r' (?=\[(?:[!#-<>-\\^-~]{1,32}@|timeQuality|origin|meta)[!#-<>-\\^-~]{0,32} [!#-<>-\\^-~]{1,32}=")'
+)
+"""A space before another element. Such an element has a name that is assigned or contains @."""
 _ESCAPED = re.compile(r'\\(["\\\]])')
 _UTC = zone_of("UTC")
+_LOOSE_HEADER = re.compile(
+    r"(?P<version>[1-9]\d{0,2}) +(?:-|(?P<date>\d{4}-\d\d-\d\d)[Tt ](?P<clock>\d\d:\d\d:\d\d)"
+    r"(?:[.,](?P<fraction>\d{1,9})\d{0,9})? ?(?P<zone>[Zz]|[+-]\d\d:?\d\d)?)"
+    r" +(?P<hostname>[^\s]{1,255}+) +(?P<appname>[^\s]{1,255}+) +(?P<procid>[^\s]{1,128}+) +(?P<msgid>[^\s]{1,128}+)"
+    r"(?: +|$)",
+    re.ASCII,
+)
+"""What is sent for a header: an offset without colon, a comma, lower case, a space for T, two spaces for one."""
 
 
 def parse_rfc5424(line: bytes) -> Syslog:
@@ -113,13 +134,30 @@ def parse_rfc5424(line: bytes) -> Syslog:
     return parts
 
 
-def _rfc5424(text: str) -> tuple[Syslog, str, int]:
+def _rfc5424(text: str, *, strict: bool = True) -> tuple[Syslog, str, int]:
     """Return what could be read, what is wrong ("" for a valid message), and where reading stopped."""
     found: dict[str, object] = {}
     mistake, offset = _header(text, found)
+    if mistake and not strict and (end := _loose_header(text, found)):
+        mistake, offset = "", end
+        found["message"] = ""
     if not mistake:
-        mistake, offset = _body(text, offset, found)
+        mistake, offset = _body(text, offset, found, strict=strict)
     return msgspec.convert({"format": "rfc5424", **found}, Syslog), mistake, offset
+
+
+def _loose_header(text: str, found: dict[str, object]) -> int:
+    """Read a header that is nearly valid; return the offset after it, or 0 where it is none."""
+    pri = _PRI.match(text)
+    parts = _LOOSE_HEADER.match(text, pri.end()) if pri else None
+    if pri is None or parts is None:
+        return 0
+    found.update(priority=int(pri[1]), version=int(parts["version"]))
+    if parts["date"]:
+        found["timestamp"] = iso_text(parts)
+    for name, _ in _HEADER:
+        _keep(found, name, parts[name])
+    return parts.end()
 
 
 def _header(text: str, found: dict[str, object]) -> tuple[str, int]:
@@ -154,9 +192,9 @@ def _keep(found: dict[str, object], name: str, value: str) -> None:
         found[name] = value
 
 
-def _body(text: str, offset: int, found: dict[str, object]) -> tuple[str, int]:
+def _body(text: str, offset: int, found: dict[str, object], *, strict: bool) -> tuple[str, int]:
     if text[offset : offset + 1] == "[":
-        elements, offset, mistake = structured_data(text, offset)
+        elements, offset, mistake = structured_data(text, offset, strict=strict)
         found["structured_data"] = elements
         if mistake:
             return mistake, offset
@@ -168,22 +206,24 @@ def _body(text: str, offset: int, found: dict[str, object]) -> tuple[str, int]:
         return "", offset
     if text[offset] != " ":
         return f"expected a space after the structured data, not {text[offset]!r}", offset
-    message = _without_bom(text[offset + 1 :])
+    message = without_bom(text[offset + 1 :])
     if message:
         found["message"] = message
     return "", len(text)
 
 
-def _without_bom(text: str) -> str:
-    return text.removeprefix(BOM).removeprefix(_BOM_LATIN_1)
+def without_bom(text: str) -> str:
+    """Return a message without the byte order mark that RFC 5424 lets it begin with."""
+    return text.removeprefix(BOM).removeprefix(BOM_LATIN_1)
 
 
-def structured_data(text: str, offset: int = 0) -> tuple[StructuredData, int, str]:
+def structured_data(text: str, offset: int = 0, *, strict: bool = False) -> tuple[StructuredData, int, str]:
     """Read SD-ELEMENTs.
 
     Args:
         text: the message.
         offset: where the first ``[`` is.
+        strict: refuse a lone backslash or bracket in a value, and do not look for elements after a space.
 
     Returns:
         The elements that could be read, the offset after them, and what is wrong with the next one ("" for nothing).
@@ -198,65 +238,70 @@ def structured_data(text: str, offset: int = 0) -> tuple[StructuredData, int, st
         if name[0] in elements:
             return elements, offset, f"structured data id {name[0]!r} appears twice"
         parameters = elements[name[0]] = {}
-        end = _parameters(text, name.end(), parameters)
+        end = _parameters(text, name.end(), parameters, (_SD_VALUE,) if strict else _SD_LOOSE_VALUES)
         if text[end : end + 1] != "]":
             return elements, offset, f"{text[end : end + 34]!r} is no structured data parameter"
         offset = end + 1
+        if not strict and _SD_NEXT.match(text, offset):
+            offset += 1
     return elements, offset, ""
 
 
-def _parameters(text: str, offset: int, parameters: Parameters) -> int:
+def _parameters(text: str, offset: int, parameters: Parameters, forms: tuple[re.Pattern[str], ...]) -> int:
     """Read ` name="value"` as often as it comes; return the offset at which it does not."""
     while text[offset : offset + 1] == " ":
         name = _SD_NAME.match(text, offset + 1)
         if name is None or text[name.end() : name.end() + 1] != "=":
             return offset
-        value = _SD_VALUE.match(text, name.end() + 1)
+        value = next((found for form in forms if (found := form.match(text, name.end() + 1))), None)
         if value is None:
             return offset
         plain = _ESCAPED.sub(r"\1", value[1])
         held = parameters.get(name[0])
-        if held is None:
-            parameters[name[0]] = plain
+        if isinstance(held, list):
+            held.append(plain)
         else:
-            parameters[name[0]] = [*(held if isinstance(held, list) else [held]), plain]
+            parameters[name[0]] = plain if held is None else [held, plain]
         offset = value.end()
     return offset
 
 
 # --- RFC 3164 and practice -----------------------------------------------------------------------------------------
 
-_CLOCK = (
-    r"(?P<time>[A-Z][a-z]{2} {1,2}\d{1,2} (?:\d{4} )?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
-    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?)"
-)
-_BSD = re.compile(
-    _CLOCK + r"(?: (?P<year>\d{4})(?= ))?(?: (?P<zone>[A-Z]{3,4})(?=:? ))?(?P<rest>:? [^\n]*|$)",
-    re.ASCII,
-)
-_CISCO = re.compile(
-    r"(?:(?P<counter>\d{1,18}): )?(?:(?P<host>(?=[\d.-]{0,255}[A-Za-z])[\w.-]{1,255}+): )?"
-    r"(?:(?P<sequence>\d{1,18}): )?(?:[*.]?"
-    + _CLOCK
-    + r"(?: [A-Z]{2,5})?: )?"
-    + r"(?P<tag>%[A-Z0-9_]{1,64}(?:-[A-Z0-9_]{1,64})?-(?P<severity>[0-7])-(?P<code>[A-Z0-9_]{1,64})): ?",
-    re.ASCII,
-)
-_CISCO_TAG = re.compile(rb"%[A-Z0-9_-]{1,128}-([0-7])-[A-Z0-9_]{1,64}")
 _PROCID = r"(?:\[(?P<procid>[^\]\s]{0,128})\])?"
+_NUMBER = r"\[(?P<procid>\d{1,18})\]"
 _TAGS = (
     re.compile(r"(?P<tag>[^\s\[\]]{1,128}?(?: \d[\d.]{0,16})?)" + _PROCID + r":(?: |$)", re.ASCII),
     re.compile(r"(?P<tag>[^\s:\[\]]{1,128})" + _PROCID + ":", re.ASCII),
-    re.compile(r" ?(?P<tag>-- [^\s:\[\]]{1,48})\[(?P<procid>\d{1,18})\]: ?", re.ASCII),
+    re.compile(r"(?P<tag>[^\s:\[\]]{1,128}) " + _NUMBER + ": ?", re.ASCII),
+    re.compile(r"(?P<tag>[^\s:\[\]]{1,128})" + _NUMBER + " ", re.ASCII),
+    re.compile(r" ?(?P<tag>-- [^\s:\[\]]{1,48})" + _NUMBER + ": ?", re.ASCII),
 )
-"""A tag ends with a colon and a space; else with its first colon; klogd's and login's old form comes last."""
+"""A tag ends with a colon and a space; else with its first colon; else has a process id and lacks the colon, or has a
+space before it; klogd's and login's old form comes last."""
+_NO_TAG = re.compile(r"@cee:|CEF: ?\d|LEEF: ?\d|\d{1,18}:", re.ASCII)
+"""What begins a message in another format, and a number: no program has such a name."""
+_PROCESS_FIRST = re.compile(r"\[\d{1,18}\]:", re.ASCII)
+_LEVELS = "EMERG|ALERT|CRIT|CRITICAL|FATAL|ERR|ERROR|WARN|WARNING|NOTICE|INFO|DEBUG|TRACE"
+"""Stand after the time in the logs of applications; no host has such a name."""
+_LEVEL = re.compile(_LEVELS)
+_NO_HOST = rf"(?=[A-Z]{{1,8}}[ +-])(?:(?:{'|'.join(ZONES)})[ +-]|(?:{_LEVELS}) )"
+_PLAIN_HOST = rf"(?!{_NO_HOST})(?:[^ \n\[@]++|[^ \n\[/]++)(?<!:)"
+_PLAIN_TAG = r"(?![%@\d]|(?:CEF|LEEF)\b)[^ :\[\n]+"
+PLAIN_NAMES = f"({_PLAIN_HOST}) ({_PLAIN_TAG})"
+"""Host and tag that need no second look: neither zone, level, chain of hosts, mnemonic, number nor another format.
+For expressions over whole chunks; what they leave alone is for `parse_any`."""
+_LEADING = re.compile(rf"[ {BOM}]+(?=<\d)|{BOM_LATIN_1}(?=<\d)", re.ASCII)
+_KEY_VALUE = re.compile(r"date=(?P<date>\d{4}-\d\d-\d\d) time=(?P<clock>\d\d:\d\d:\d\d)", re.ASCII)
+_DEVICE_NAME = re.compile(r' devname="?([^" ]{1,255})')
+_DEVICE_ZONE = re.compile(r' tz="?([+-]\d\d:?\d\d)', re.ASCII)
 
 
 def parse_rfc3164(line: bytes) -> Syslog:
     """Return the parts of a message in the BSD form or in one of those that are sent in its place.
 
-    Without a host (OpenBSD), without a process, with an ISO time (rsyslog), with a year, and Cisco's counters are all
-    understood. What stands after the header is the message.
+    Without a host (OpenBSD), without a process, with an ISO time (rsyslog), with a year or a zone, the headers of
+    network devices and FortiOS' keys are all understood. What stands after the header is the message.
 
     Args:
         line: one message without framing; bytes that are not UTF-8 are read as Latin-1.
@@ -266,54 +311,72 @@ def parse_rfc3164(line: bytes) -> Syslog:
 
     Source: RFC 3164 section 4.
     """
-    text = decode(line)
+    text = _without_leading(decode(line))
     pri = _PRI.match(text)
     offset = pri.end() if pri else 0
     priority = int(pri[1]) if pri else None
-    cisco = _CISCO.match(text, offset)
-    if cisco is not None:
-        return _cisco(cisco, priority, text)
-    time = _BSD.match(text.partition("\n")[0], offset)
-    if time is None:
-        return _without_time(text, offset, priority)
-    stamp = time["time"]
-    if time["year"]:  # Mmm dd hh:mm:ss yyyy
-        month, day, clock = stamp.split()
-        stamp = f"{month} {day} {time['year']} {clock}"
-    rest = text[time.start("rest") :].removeprefix(":").removeprefix(" ")
-    host, rest = _host(rest)
-    return _tagged(rest, Syslog(format="rfc3164", priority=priority, timestamp=stamp, hostname=host))
+    device = device_header(text, offset)
+    if device is not None:
+        return Syslog(
+            format="cisco",
+            priority=priority,
+            timestamp=device.timestamp,
+            hostname=device.hostname,
+            appname=device.tag,
+            procid=device.procid,
+            message=text[device.end :],
+            message_counter=device.counter,
+            event_code=device.code,
+        )
+    begin = offset + text.startswith(" ", offset) if pri else offset
+    stamp = stamp_at(text, begin)
+    if stamp is None or text[stamp.end : stamp.end + 1] not in {"", " ", ":", "\n"}:
+        return _key_value(text, offset, priority) or _without_time(text, offset, priority)
+    host, rest = _host(text[stamp.end :].removeprefix(":").removeprefix(" "))
+    return _tagged(rest, Syslog(format="rfc3164", priority=priority, timestamp=stamp.text, hostname=host))
 
 
-def _cisco(found: re.Match[str], priority: int | None, text: str) -> Syslog:
-    counter = found["counter"] or found["sequence"]
+def _without_leading(text: str) -> str:
+    leading = _LEADING.match(text)
+    return text[leading.end() :] if leading else text
+
+
+def _key_value(text: str, offset: int, priority: int | None) -> Syslog | None:
+    """Read FortiOS' form, which is all message: ``date=... time=... devname=... tz=...``."""
+    found = _KEY_VALUE.match(text, offset)
+    if found is None:
+        return None
+    name, zone = _DEVICE_NAME.search(text, found.end()), _DEVICE_ZONE.search(text, found.end())
     return Syslog(
-        format="cisco",
+        format="rfc3164" if priority is not None else "unknown",
         priority=priority,
-        timestamp=found["time"],
-        hostname=found["host"],
-        appname=found["tag"],
-        message=text[found.end() :],
-        message_counter=int(counter) if counter else None,
-        event_code=found["code"],
+        timestamp=f"{found['date']}T{found['clock']}{zone[1] if zone else ''}",
+        hostname=name[1] if name else None,
+        message=text[offset:],
     )
 
 
 def cisco_severity(tag: bytes) -> bytes:
-    """Return the severity digit in ``%FACILITY-SEVERITY-MNEMONIC``, or b"" where the tag is none."""
-    found = _CISCO_TAG.fullmatch(tag)
-    return found[1] if found else b""
+    """Return the severity digit of a mnemonic such as ``%FACILITY-SEVERITY-CODE``, or b"" where the tag is none."""
+    return severity_of(tag)
 
 
 def _host(rest: str) -> tuple[str | None, str]:
     first, space, after = rest.partition(" ")
-    if not space or first.endswith(":") or "[" in first or not first:
+    if not space or not first or first.endswith(":") or "[" in first or "\n" in first or _LEVEL.fullmatch(first):
         return None, rest
-    return first, after
+    if _NO_TAG.match(rest) or _PROCESS_FIRST.match(after):
+        return None, rest
+    return _last_of_chain(first), after
+
+
+def _last_of_chain(host: str) -> str:
+    """Return the last host of syslog-ng's ``source@first/next/last``, or the host itself."""
+    return (host.rpartition("/")[2] if "@" in host else "") or host
 
 
 def _tagged(rest: str, header: Syslog) -> Syslog:
-    tag = next((found for form in _TAGS if (found := form.match(rest))), None)
+    tag = None if _NO_TAG.match(rest) else next((found for form in _TAGS if (found := form.match(rest))), None)
     if tag is None:
         return msgspec.structs.replace(header, message=rest)
     procid = tag["procid"] or None
@@ -344,14 +407,13 @@ def parse_any(line: bytes) -> Syslog:
     Args:
         line: one message without framing.
     """
-    text = decode(line)
-    best, mistake, offset = _rfc5424(text)
-    if not mistake:
-        return best
-    if best.version is not None and (
-        offset == len(text) or text[offset - 1] in " ]" or best.structured_data is not None
-    ):
-        return msgspec.structs.replace(best, message=_without_bom(text[offset:]))
+    text = _without_leading(decode(line))
+    if _VERSIONED.match(text):
+        best, mistake, offset = _rfc5424(text, strict=False)
+        if not mistake:
+            return best
+        if offset == len(text) or text[offset - 1] in " ]" or best.structured_data is not None:
+            return msgspec.structs.replace(best, message=without_bom(text[offset:]))
     try:
         return parse_rfc3164(line)
     except WireError:

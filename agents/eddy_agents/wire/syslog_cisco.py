@@ -16,13 +16,13 @@ from eddy_agents.wire.syslog_stamps import stamp_at
 
 _MOST_STEPS = 10
 _FARTHEST_MNEMONIC = 512
-_MNEMONIC = re.compile(r"(?P<tag>%[A-Za-z]\w{0,63}(?:-\w{1,32}){0,3}?-[0-7]-(?P<code>\w{1,64})) ?:(?: |$)?", re.ASCII)
+_MNEMONIC = re.compile(r"(?P<tag>%\w[\w-]{0,127}?-[0-7]-(?P<code>\w{1,64})) ?: ?", re.ASCII)
 _HUAWEI = re.compile(
     r"(?P<tag>%%\d\d\w{1,64}/[0-7]/(?P<code>\w{1,64}))(?:\(\w{1,8}\))?(?:\[(?P<sequence>\d{1,18})\])?[:;] ?", re.ASCII
 )
-_SEVERITY = re.compile(rb"%\w{1,64}(?:-\w{1,32}){0,3}?-([0-7])-\w{1,64}|%%\d\d\w{1,64}/([0-7])/\w{1,64}", re.ASCII)
+_SEVERITY = re.compile(rb"%\w[\w-]{0,127}?-([0-7])-\w{1,64}|%%\d\d\w{1,64}/([0-7])/\w{1,64}", re.ASCII)
 _COUNTER = re.compile(r"(\d{1,18}): ", re.ASCII)
-_UPTIME = re.compile(r"(?:\d{1,4}:\d\d:\d\d|(?=[\dywdh]{2,12}:)\w{2,12}): ", re.ASCII)
+_UPTIME = re.compile(r"(?:\d{1,4}:\d\d:\d\d|\d[\dywdh]{1,11}): ", re.ASCII)
 """``00:00:12``, ``1w2d``, ``3d04h``: since the device started, which is no time of day."""
 _NODE = re.compile(r"(?:RP|LC|SP|\d{1,4})/[\w/]{1,40}:", re.ASCII)
 """Part of a chassis that runs IOS XR."""

@@ -14,28 +14,44 @@ from typing import NamedTuple
 
 ZONES = {
     **dict.fromkeys(("UTC", "GMT", "UCT", "WET", "Z"), "Z"),
-    **dict.fromkeys(("CET", "MET", "MEZ", "BST", "WEST"), "+01:00"),
+    **dict.fromkeys(("CET", "MET", "MEZ", "BST"), "+01:00"),
     **dict.fromkeys(("CEST", "MEST", "MESZ", "EET", "SAST"), "+02:00"),
-    **dict.fromkeys(("EEST", "MSK", "TRT"), "+03:00"),
+    **dict.fromkeys(("EEST", "MSK"), "+03:00"),
     **dict.fromkeys(("HKT", "SGT", "AWST"), "+08:00"),
     **dict.fromkeys(("JST", "KST"), "+09:00"),
-    **{"PKT": "+05:00", "WIB": "+07:00", "ACST": "+09:30", "ACDT": "+10:30", "AEST": "+10:00", "AEDT": "+11:00"},
-    **{"NZST": "+12:00", "NZDT": "+13:00", "ADT": "-03:00", "BRT": "-03:00", "NST": "-03:30", "NDT": "-02:30"},
-    **{"EDT": "-04:00", "EST": "-05:00", "CDT": "-05:00", "CST": "-06:00", "MDT": "-06:00", "MST": "-07:00"},
-    **{"PDT": "-07:00", "PST": "-08:00", "AKDT": "-08:00", "AKST": "-09:00", "HST": "-10:00"},
+    "PKT": "+05:00",
+    "WIB": "+07:00",
+    "ACST": "+09:30",
+    "ACDT": "+10:30",
+    "AEST": "+10:00",
+    "AEDT": "+11:00",
+    "NZST": "+12:00",
+    "NZDT": "+13:00",
+    "BRT": "-03:00",
+    "NST": "-03:30",
+    "NDT": "-02:30",
+    "EDT": "-04:00",
+    "EST": "-05:00",
+    "CDT": "-05:00",
+    "CST": "-06:00",
+    "MDT": "-06:00",
+    "MST": "-07:00",
+    "PDT": "-07:00",
+    "PST": "-08:00",
+    "AKDT": "-08:00",
+    "AKST": "-09:00",
+    "HST": "-10:00",
 }
 """Name → offset from UTC. Names that mean several zones are those of RFC 5322 where it has them, else left out."""
 
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _CLOCK = r"(?P<clock>\d\d:\d\d:\d\d)(?:[.,](?P<fraction>\d{1,9})\d{0,9})?"
 _NAMED = re.compile(
     r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? )?(?:(?P<first_year>\d{4}) )?"
     rf"(?P<month>{'|'.join(_MONTHS)}) {{1,2}}(?P<day>\d{{1,2}}) (?:(?P<year>\d{{4}}) )?{_CLOCK}",
     re.ASCII | re.IGNORECASE,
 )
-_ISO = re.compile(
-    rf"(?P<date>\d{{4}}-\d\d-\d\d)[Tt ]{_CLOCK}(?: ?(?P<zone>[Zz]|[+-]\d\d:?\d\d)(?![\w.]))?", re.ASCII
-)
+_ISO = re.compile(rf"(?P<date>\d{{4}}-\d\d-\d\d)[Tt ]{_CLOCK}(?: ?(?P<zone>[Zz]|[+-]\d\d:?\d\d)(?![\w.]))?", re.ASCII)
 _ZONE = re.compile(
     r" ?(?P<offset>Z|[+-](?:0\d|1[0-4]):?[0-5]\d)(?=:? |:?$)"
     r"| (?:UTC|GMT)(?P<sign>[+-])(?P<hours>0?\d|1[0-4])(?::?(?P<minutes>[0-5]\d))?(?=:? |:$)"

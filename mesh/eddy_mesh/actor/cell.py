@@ -66,7 +66,7 @@ class Surroundings(Protocol):
         """Return the directory of an agent, made if it is not there."""
         ...
 
-    async def room(self, cell: Cell, kind: Kind, events: int) -> None:
+    async def room(self, cell: Cell, kind: Kind, origin: str, events: int) -> None:
         """Wait until every edge that takes such events of a cell can take so many."""
         ...
 
@@ -180,7 +180,7 @@ class Cell:
             return
         if not self._go.is_set() and self.state_now is State.PAUSED:
             await self._go.wait()
-        await self._around.room(self, draft.kind, draft.count)
+        await self._around.room(self, draft.kind, self.host, draft.count)
         self.last_ns = self.now_ns()
         if self.is_source:
             self.intake.offered += draft.count
@@ -216,6 +216,8 @@ class Cell:
         if self._life is not None and not self._life.done():
             return
         self.reason = ""
+        for edge in self.edges:
+            edge.reopen()
         self._become(State.STARTING)
         self._ended.clear()
         self._life = asyncio.get_running_loop().create_task(self._live(), name=f"agent {self.name}")
@@ -256,8 +258,12 @@ class Cell:
         else:
             for edge in self.edges:
                 await edge.until_completed(edge.accepted)
-            await self._tick_once()
+            try:
+                await self._tick_once()
+            except Exception:  # noqa: BLE001  # a defect of one agent must not keep the others from being drained
+                self._log.exception("agent could not end its windows")
             await self._end_life()
+        self._close("stopped")
         self._become(State.STOPPED)
 
     async def halt(self) -> None:
@@ -267,10 +273,16 @@ class Cell:
     async def stop(self) -> None:
         """Stop now; what waits in the mailbox is counted as dropped."""
         await self._end_life()
+        self._close("stopped")
+        self._become(State.STOPPED)
+
+    def _close(self, reason: str) -> None:
+        """Nobody will take what waits, nor what comes: count it as dropped, and keep no producer waiting."""
+        for edge in self.edges:
+            edge.close(reason)
         while len(self.mailbox):
             edge, batch = self.mailbox.pop()
-            edge.discard(batch, "stopped")
-        self._become(State.STOPPED)
+            edge.discard(batch, reason)
 
     async def failed_or_stopped(self) -> None:
         """Wait until the agent does not live any more."""
@@ -362,6 +374,7 @@ class Cell:
 
     def _fail(self, reason: str) -> None:
         self.reason = reason
+        self._close("failed")
         self._become(State.FAILED)
         self.notice("agent_failed", **{"agent.name": self.name, "error.message": reason})
         self._ended.set()
@@ -383,6 +396,9 @@ class Cell:
                 else:
                     edge.discard(batch, "cancelled")
                 raise
+            except BaseException:  # a defect of the runtime, or an output that can not be encoded
+                edge.discard(batch, "agent_error")
+                raise
             finally:
                 self._is_waiting = False
             await asyncio.sleep(0)
@@ -393,7 +409,7 @@ class Cell:
             result = await self._offer(batch)
         except Exception as error:  # noqa: BLE001  # a defect of the agent: find the events that trigger it
             self._log.exception("agent could not take a batch", edge=edge.ledger.edge, events=batch.count)
-            result = await self._one_by_one(batch, error)
+            result = await self._isolate(batch, error)
         for refusal in result.refusals:
             await self._around.bury(self, batch.take(np.asarray(refusal.rows, np.intp)), refusal.reason, refusal.detail)
         for output in result.outputs:
@@ -428,22 +444,24 @@ class Cell:
             raise TypeError(f"agent {self.name} takes no events")  # a defect of the runtime
         return self.agent
 
-    async def _one_by_one(self, batch: Batch, error: Exception) -> Result:
-        """Offer the events of a batch that made the agent raise one at a time; refuse those that still do."""
+    async def _isolate(self, batch: Batch, error: Exception) -> Result:
+        """Find the events that make the agent raise, by halves, and refuse them; the others are taken."""
         if batch.count == 1:
             return Result(refusals=(Refusal((0,), "agent_error", f"{type(error).__name__}: {error}"),))
         outputs: list[Draft | Batch] = []
         refusals: list[Refusal] = []
         filtered = 0
-        for row in range(batch.count):
+        middle = batch.count // 2
+        for start, stop in ((0, middle), (middle, batch.count)):
+            half = batch.take(np.arange(start, stop))
+            await asyncio.sleep(0)  # commands are answered meanwhile
             try:
-                result = await self._offer(batch.take(np.array([row])))
-            except Exception as single:  # noqa: BLE001  # the event is refused with the reason
-                refusals.append(Refusal((row,), "agent_error", f"{type(single).__name__}: {single}"))
-                continue
+                result = await self._offer(half)
+            except Exception as inner:  # noqa: BLE001  # the event is refused with the reason
+                result = await self._isolate(half, inner)
             outputs += result.outputs
             filtered += result.filtered
-            refusals += [Refusal((row,), held.reason, held.detail) for held in result.refusals]
+            refusals += [Refusal([start + row for row in r.rows], r.reason, r.detail) for r in result.refusals]
         return Result(outputs, refusals, filtered)
 
     async def _tick(self) -> None:
@@ -469,7 +487,7 @@ class Cell:
     async def _pass_on(self, batch: Batch) -> None:
         if batch.count:
             if not self.is_source:
-                await self._around.room(self, batch.kind, batch.count)
+                await self._around.room(self, batch.kind, batch.origin, batch.count)
             self.made += batch.count
             await self._around.route(self, batch)
 
@@ -515,10 +533,15 @@ class Cell:
 async def _whole(work: Coroutine[None, None, None]) -> None:
     """Do work to its end; a cancellation that comes meanwhile comes again with the caller's next wait."""
     task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        current = asyncio.current_task()
-        if current is not None:
-            current.cancel()
+    cancelled = 0
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled += 1
+            if cancelled > 1:  # whoever cancels twice does not want to wait for a server that is away
+                task.cancel()
+    current = asyncio.current_task()
+    if cancelled and current is not None:
+        current.cancel()
+    task.result()

@@ -78,11 +78,14 @@ class Mailbox:
         self._left.set()
         return edge, batch
 
-    async def room(self, events: int) -> None:
-        """Wait until a batch of so many events may come in."""
-        while not self.has_room(events):
-            self._left.clear()
-            await self._left.wait()
+    async def change(self) -> None:
+        """Wait until something has left, or `wake` was called."""
+        self._left.clear()
+        await self._left.wait()
+
+    def wake(self) -> None:
+        """Let those who wait for room look again."""
+        self._left.set()
 
     def put_back(self, edge: Edge, batch: Batch) -> None:
         """Let a batch that was popped, and that nobody took, in again as the oldest."""
@@ -138,6 +141,7 @@ class Edge:
         self.accepted = 0
         self.completed = 0
         self.last_ns = 0
+        self.closed = ""
         self._mailbox = mailbox
         self._match = None if plan is None else matcher(plan)
         self._spill = spill
@@ -158,18 +162,38 @@ class Edge:
 
     def has_room(self, events: int) -> bool:
         """Whether a batch of so many events can be offered now; only an edge with policy ``block`` ever says no."""
-        return self.overload is not Overload.BLOCK or self._mailbox.has_room(events)
+        return bool(self.closed) or self.overload is not Overload.BLOCK or self._mailbox.has_room(events)
 
     async def room(self, events: int) -> None:
         """Wait until `has_room`."""
-        if not self.has_room(events):
-            await self._mailbox.room(events)
+        while not self.has_room(events):
+            await self._mailbox.change()
+
+    def close(self, reason: str) -> None:
+        """Let nothing more in, because the agent at the end will take nothing: it is dropped for that reason.
+
+        An edge with policy ``spool`` goes on: its disk is there for the agent's next life.
+        """
+        if self.overload is not Overload.SPOOL:
+            self.closed = reason
+            self._mailbox.wake()
+
+    def reopen(self) -> None:
+        """Undo `close`."""
+        self.closed = ""
+
+    def refuse(self, batch: Batch, reason: str) -> None:
+        """Count a batch as offered, and what the statement lets through of it as dropped."""
+        self.ledger.drop(reason, self.select(batch).count)
 
     def offer(self, batch: Batch, now_ns: int) -> None:
         """Pass a batch along the edge. With policy ``block`` wait for `room` before, or the mailbox overflows."""
         self.last_ns = now_ns
         chosen = self.select(batch)
         if not chosen.count:
+            return
+        if self.closed:
+            self.ledger.drop(self.closed, chosen.count)
             return
         if self.overload is Overload.SPOOL and self._spill is not None:
             self._spool(chosen)
@@ -221,10 +245,11 @@ class Edge:
         self._waiters = [held for held in self._waiters if not held[1].done()]
 
     def _spool(self, batch: Batch) -> None:
+        if self._spill is None or not self._spill(self, batch):
+            self.ledger.drop("spool_full", batch.count)
+            return
         self.ledger.queued += batch.count
         self.accepted += batch.count
-        if self._spill is not None and not self._spill(self, batch):
-            self.discard(batch, "spool_full")
 
     def _sampled(self, batch: Batch) -> Batch:
         if self._mailbox.events * 2 <= self._mailbox.capacity:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
+import rich_click as click
 from click.exceptions import Exit
 
 from eddy_mesh.cli.connection import with_mesh
@@ -35,21 +38,37 @@ FLOW_COLUMNS = [
 
 
 @command("audit")
-def audit(settings: Settings) -> None:
+@click.option("--all", "everything", is_flag=True, help="Show also the edges that nothing has reached.")
+def audit(settings: Settings, everything: bool) -> None:
     """Show whether every edge accounts for every event.
 
-    On each edge in = out + filtered + dropped + failed + queued. Dropped events are named with their reason. The exit
-    status is 1 where an edge does not balance.
+    On each edge in = out + filtered + dropped + failed + queued. Dropped events are named with their reason. Edges that
+    nothing has reached are left out of the table, unless --all is given. The exit status is 1 where an edge does not
+    balance.
     """
     hosts = with_mesh(settings, host_statuses)
     edges = [(host.host, ledger) for host in hosts for ledger in host.edges]
     if settings.json:
         write_records([edge_record(host, ledger) for host, ledger in edges])
     else:
-        write_table(EDGE_COLUMNS, [_edge_cells(host, ledger) for host, ledger in edges], colour=settings.colour)
+        used = [(host, ledger) for host, ledger in edges if everything or is_used(ledger)]
+        write_table(EDGE_COLUMNS, [_edge_cells(host, ledger) for host, ledger in used], colour=settings.colour)
+        if len(used) < len(edges):
+            tell(f"{len(edges) - len(used)} edges that nothing has reached are left out: --all shows them")
     tell(balance_text([ledger for _, ledger in edges]))
     if not all(ledger.balanced for _, ledger in edges):
         raise Exit(1)
+
+
+def is_used(ledger: Ledger) -> bool:
+    """Whether anything has reached an edge, or does not balance on it."""
+    return bool(ledger.offered or ledger.lost or ledger.failed or not ledger.balanced)
+
+
+def edge_text(edge: str) -> str:
+    """Return the name of an edge for people: ``* > archive.0`` is what comes from other hosts to the archive."""
+    origin, arrow, agent = edge.partition(" > ")
+    return f"other hosts > {_STATEMENT.sub('', agent)}" if origin == "*" and arrow else edge
 
 
 def edge_record(host: str, ledger: Ledger) -> dict[str, object]:
@@ -75,14 +94,15 @@ def balance_text(ledgers: list[Ledger]) -> str:
     lost, failed = sum(ledger.lost for ledger in ledgers), sum(ledger.failed for ledger in ledgers)
     verdict = "every edge balances" if not wrong else f"{len(wrong)} of them do not balance"
     waiting = sum(ledger.queued for ledger in ledgers)
-    return f"{len(ledgers)} edges: {verdict}; {lost:,} events dropped, {failed:,} failed, {waiting:,} queued"
+    edges = f"{len(ledgers)} edge{'' if len(ledgers) == 1 else 's'}"
+    return f"{edges}: {verdict}; {lost:,} events dropped, {failed:,} failed, {waiting:,} queued"
 
 
 def _edge_cells(host: str, ledger: Ledger) -> list[Cell]:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(ledger.dropped.items()) if count)
     return [
         Cell(host),
-        Cell(ledger.edge),
+        Cell(edge_text(ledger.edge)),
         Cell(f"{ledger.offered:,}"),
         Cell(f"{ledger.out:,}"),
         Cell(f"{ledger.filtered:,}"),
@@ -93,6 +113,9 @@ def _edge_cells(host: str, ledger: Ledger) -> list[Cell]:
         Cell(ledger.policy, "quiet"),
         Cell("ok", "good") if ledger.balanced else Cell("NOT BALANCED", "alarming"),
     ]
+
+
+_STATEMENT = re.compile(r"\.\d+$")  # the number of the agent's statement that it belongs to
 
 
 class Subscribed(msgspec.Struct, kw_only=True):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from time import time_ns
+from typing import TYPE_CHECKING
 
 import msgspec
 import rich_click as click
 
-from eddy_mesh.api import Mesh
 from eddy_mesh.cli.connection import with_mesh
 from eddy_mesh.cli.output import (
     Cell,
@@ -25,6 +25,9 @@ from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.cli.statuses import SAMPLE_S, AgentStatus, HostStatus, host_statuses, rate, two_samples
 from eddy_mesh.rows import time_ns as time_of
 from eddy_mesh.rows import time_text
+
+if TYPE_CHECKING:
+    from eddy_mesh.api import Mesh
 
 SILENT_AFTER_NS = 60_000_000_000
 """A source that took nothing in for longer is flagged."""
@@ -63,7 +66,8 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
         lag_s: how long the one that waits longest has waited, s.
         lost: events dropped or refused on its edges since the host process started.
         last_event: RFC 3339, or "" where there was none.
-        silent: a source that took nothing in for longer than `SILENT_AFTER_NS`.
+        silent: a source that took nothing in for longer than `SILENT_AFTER_NS`, though it did before.
+        waiting: a running source that never took anything in.
     """
 
     host: str
@@ -79,6 +83,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     last_event: str
     silent: bool
+    waiting: bool
     reason: str
 
 
@@ -87,8 +92,8 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
 def agents(settings: Settings, watch: bool) -> None:
     """Show every agent: state, rate, queue, loss, uptime.
 
-    Rates are taken over one second. A source that took nothing in for a minute is flagged as silent, and a failed agent
-    says why. Control them with eddy control HOST/AGENT VERB.
+    Rates are taken over one second. A source that took nothing in for a minute is flagged as silent, one that never did
+    as waiting, and a failed agent says why. Control them with eddy control HOST/AGENT VERB.
     """
     if watch:
         with_mesh(settings, lambda mesh: _watch(mesh, settings))
@@ -129,6 +134,7 @@ def _record(before: AgentStatus, agent: AgentStatus, host: HostStatus, elapsed_n
     made_ns = (seen.last_ns for seen in host.types if seen.agent == agent.agent)
     last_ns = max(agent.last_ns, *made_ns, 0)
     quiet_ns = host.now_ns - max(last_ns, agent.started_ns)
+    is_source = agent.type == SOURCE_TYPE and agent.state == "running"
     return AgentRecord(
         host=host.host,
         agent=agent.agent,
@@ -142,7 +148,8 @@ def _record(before: AgentStatus, agent: AgentStatus, host: HostStatus, elapsed_n
         restarts=agent.restarts,
         uptime_s=(host.now_ns - agent.started_ns) / 1e9 if agent.started_ns else 0.0,
         last_event=time_text(last_ns) if last_ns else "",
-        silent=agent.type == SOURCE_TYPE and agent.state == "running" and quiet_ns > SILENT_AFTER_NS,
+        silent=is_source and last_ns > 0 and quiet_ns > SILENT_AFTER_NS,
+        waiting=is_source and last_ns == 0,
         reason=agent.reason,
     )
 
@@ -150,7 +157,9 @@ def _record(before: AgentStatus, agent: AgentStatus, host: HostStatus, elapsed_n
 def _cells(record: AgentRecord, now_ns: int) -> list[Cell]:
     last = time_of_day(time_of(record.last_event), now_ns) if record.last_event else "-"
     state = Cell(record.state, STATE_STYLES.get(record.state, "quiet"))
-    remark = Cell("silent", "warning") if record.silent else Cell(record.reason, "bad")
+    remark = Cell(record.reason, "bad")
+    if record.silent or record.waiting:
+        remark = Cell("silent", "warning") if record.silent else Cell("waiting", "quiet")
     return [
         Cell(record.host),
         Cell(record.agent),

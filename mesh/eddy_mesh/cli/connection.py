@@ -6,16 +6,20 @@ What may live here: the event loop of one command, and how it ends.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from eddy_mesh.api import Mesh, connect
+from eddy_mesh.cli.output import tell
 from eddy_mesh.cli.settings import Settings
-from eddy_mesh.local import find
+from eddy_mesh.local import Whereabouts, find, running
+
+if TYPE_CHECKING:
+    from eddy_mesh.api import Mesh
 
 T = TypeVar("T")
 OWNER = "eddy"
@@ -30,13 +34,33 @@ def with_mesh(settings: Settings, work: Callable[[Mesh], Awaitable[T]]) -> T:
         UsageError: no backplane was found.
         BusError: the server can not be reached.
     """
+    from eddy_mesh.api import connect  # noqa: PLC0415  # quick --help
 
     async def connected() -> T:
-        place = find(settings.server, settings.context)
+        place = chosen_place(settings)
         async with connect(backplane=settings.backplane, owner=OWNER, where=place) as mesh:
             return await work(mesh)
 
     return run(connected())
+
+
+def chosen_place(settings: Settings) -> Whereabouts:
+    """Return the backplane to ask; where several `up` run here, say on standard error which one it is.
+
+    Raises:
+        UsageError: no backplane was found.
+    """
+    here = running()
+    named = settings.server or ("" if settings.context else os.environ.get("EDDY_SERVER", ""))
+    for up in here:
+        if named and named in up.servers:
+            return up  # its note has the token as well
+    place = find(settings.server, settings.context)
+    if len(here) > 1 and place in here:
+        others = " or ".join(server for up in here if up != place for server in up.servers)
+        asked = f"asking process {place.pid} ({place.state})"
+        tell(f"{len(here)} eddy-agent up run here; {asked}; name another with --server: {others}")
+    return place
 
 
 def run(work: Awaitable[T]) -> T:

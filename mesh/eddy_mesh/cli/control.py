@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import rich_click as click
 
-from eddy_mesh.api import Mesh
 from eddy_mesh.cli.connection import with_mesh
 from eddy_mesh.cli.output import printable, write_records
 from eddy_mesh.cli.settings import Settings, command
@@ -17,6 +17,9 @@ from eddy_mesh.cli.statuses import HostStatus, host_statuses
 from eddy_mesh.commands import ASKING, Command
 from eddy_mesh.config import parse_toml
 from eddy_mesh.errors import UsageError
+
+if TYPE_CHECKING:
+    from eddy_mesh.api import Mesh
 
 HOST_PROCESS = "host"
 HOST_COMMANDS = (*sorted(ASKING), Command.DRAIN, Command.STOP)

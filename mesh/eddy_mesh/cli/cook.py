@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from time import time_ns
 from typing import BinaryIO
 
@@ -28,9 +29,16 @@ from eddy_mesh.errors import UsageError
 from eddy_mesh.rows import flat_rows, json_rows, json_value
 from eddy_mesh.selection import Plan, compile_statement, matcher, project, row_names
 
+PACKET = "packet"
+LOOKED_AT = 512
+"""Octets at the beginning of a file that show what it is."""
+CAPTURES = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\n\r\r\n")
+"""How pcap and pcapng files begin."""
+_TEXT = frozenset(b"\t\r\n") | frozenset(range(0x20, 0x7F))
+
 
 @click.command("cook", cls=RichCommand, context_settings=CONTEXT)
-@click.argument("type_name", metavar="TYPE")
+@click.argument("raw", metavar="TYPE", is_eager=True, callback=lambda _, __, name: raw_type(name))
 @click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option(
     "--stage",
@@ -45,7 +53,7 @@ from eddy_mesh.selection import Plan, compile_statement, matcher, project, row_n
 )
 @click.option("--config", metavar="TOML", default="", help="Settings of the cooking: 'timezone = \"Europe/Oslo\"'.")
 def cook_command(
-    type_name: str, files: tuple[str, ...], stage: str, statement: str, ports: tuple[int, ...], config: str
+    raw: RawType, files: tuple[str, ...], stage: str, statement: str, ports: tuple[int, ...], config: str
 ) -> None:
     """Turn files of raw payloads into events, without a server.
 
@@ -60,19 +68,53 @@ def cook_command(
     eddy cook netflow exporter.pcap --port 9996 --select "SELECT source.ip, network.bytes"
     zcat auth.log.gz | eddy cook syslog
     """  # noqa: D301  # click's mark for lines that stay as they are
-    raw, shown = raw_type(type_name), Shown(stage)
+    shown = Shown(stage)
     write = _writer(sys.stdout.buffer, _plan(statement, shown))
     complaints = Complaints()
     run = CookingRun(_cooking(raw, config, shown), shown, write, complaints, time_ns())
     inputs = InputFiles(raw, ports, complaints)
     for name in files or (STDIN,):
+        if name != STDIN and Path(name).is_file() and Path(name).stat().st_size == 0:
+            complaints.add("empty", 1, name, "the file is empty")
+            continue
         for draft in inputs.drafts(name):
             run.take(draft, name, time_ns())
     run.finish(time_ns())
-    for text in (*inputs.remarks, *_complaint_texts(complaints), summary_text(run, shown, complaints)):
+    hints = hint_texts(raw, files, run)
+    for text in (*inputs.remarks, *_complaint_texts(complaints), *hints, summary_text(run, shown, complaints)):
         tell(printable(text))
-    if complaints:
+    if complaints or run.missing_templates:
         raise Exit(1)
+
+
+def hint_texts(raw: RawType, files: tuple[str, ...], run: CookingRun) -> Iterator[str]:
+    """Yield what to do where no event came out as was probably meant."""
+    if run.missing_templates:
+        numbers = sorted(run.missing_templates)
+        what = "template" if len(numbers) == 1 else "templates"
+        yield f"flows need {what} {', '.join(map(str, numbers))}: give its file first"
+    if run.events or run.derived or raw.is_lines:
+        return
+    for name in files:
+        beginning = _beginning(name)
+        if beginning.startswith(CAPTURES) and raw.kind.type != PACKET:
+            yield f"{name}: no {raw.kind.type} export in this capture; for the packets: eddy cook packet {name}"
+        elif beginning and _is_text(beginning):
+            yield f"{name}: it looks like text; for lines of a log: eddy cook file {name}"
+
+
+def _beginning(name: str) -> bytes:
+    """Return the first octets of a file, none where it can not be read a second time."""
+    path = Path(name)
+    try:
+        with path.open("rb") as file:
+            return file.read(LOOKED_AT) if path.is_file() else b""
+    except OSError:
+        return b""
+
+
+def _is_text(data: bytes) -> bool:
+    return all(octet in _TEXT for octet in data)
 
 
 def _cooking(raw: RawType, config: str, shown: Shown) -> Stateful | None:
@@ -88,7 +130,7 @@ def _plan(statement: str, shown: Shown) -> Plan | None:
         return None
     plan = compile_statement(statement, now_ns=time_ns())
     if plan.is_aggregate or plan.order_by or plan.limit is not None:
-        raise UsageError("--select looks at each event by itself: leave out GROUP BY, ORDER BY and LIMIT")
+        raise UsageError("--select looks at each event by itself: leave out aggregates, GROUP BY, ORDER BY and LIMIT")
     return plan if shown is Shown.COOKED else replace(plan, every_stage=True)
 
 

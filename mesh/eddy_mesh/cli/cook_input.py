@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import struct
 import sys
 import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
@@ -28,6 +30,11 @@ MAX_LINE_BYTES = 1024 * 1024
 MAX_DATAGRAM_BYTES = 65_535
 STDIN = "-"
 ALL_PORTS = range(65_536)
+IPFIX_TYPE = "netflow"
+"""Raw type whose files may hold IPFIX messages end to end (RFC 5655)."""
+_IPFIX = struct.Struct(">HH")
+_IPFIX_VERSION = 10
+_IPFIX_HEADER_BYTES = 16
 _GZIP = b"\x1f\x8b"
 _CAPTURES = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\n\r\r\n")
 """How pcap and pcapng files begin."""
@@ -83,6 +90,8 @@ class InputFiles:
                     self._complaints.add("no_capture", 1, _shown(name), "it begins as neither pcap nor pcapng does")
                 elif self._raw.is_lines:
                     yield from self._lines(file, name)
+                elif self._raw.kind.type == IPFIX_TYPE and file.peek(2)[:2] == _IPFIX_VERSION.to_bytes(2, "big"):
+                    yield from self._messages(file, name)
                 else:
                     yield from self._datagram(file, name)
         except WireError as error:
@@ -153,6 +162,28 @@ class InputFiles:
             return
         yield self._draft([payload], name)
 
+    def _messages(self, file: io.BufferedReader, name: str) -> Iterator[Draft]:
+        """Yield the IPFIX messages of a file, which lie end to end. Source: RFC 5655 section 7."""
+        held, offset = b"", 0
+        while data := file.read(READ_BYTES):
+            held += data
+            starts, end = _message_starts(held)
+            yield from self._message_draft(held[:end], starts, offset, name)
+            held, offset = held[end:], offset + end
+            if _message_length(held) == 0:  # zeros are padding
+                detail = f"no IPFIX message begins at offset {offset}: give other datagrams in files of their own"
+                if any(held):
+                    self._complaints.add("no_message", 1, _shown(name), detail)
+                return
+        if held:  # cut: the cooking takes what is whole of it, and counts the rest
+            yield from self._message_draft(held, [0], offset, name)
+
+    def _message_draft(self, data: bytes, starts: list[int], offset: int, name: str) -> Iterator[Draft]:
+        if starts:
+            payloads = [data[start:end] for start, end in pairwise([*starts, len(data)])]
+            places = np.array(starts, np.uint64) + np.uint64(offset)
+            yield self._draft(payloads, name, {"log.offset": Numbers(places)})
+
     def _lines(self, file: io.BufferedReader, name: str) -> Iterator[Draft]:
         offset = 0
         for portion in _portions(file):
@@ -207,6 +238,24 @@ def _portions(file: io.BufferedReader) -> Iterator[bytes]:
         held.append(rest)
     if any(held):
         yield b"".join(held)
+
+
+def _message_length(data: bytes | memoryview) -> int:
+    """Octets of the IPFIX message that ``data`` begins with, 0 where it does not; -1 where it is too short to tell."""
+    if len(data) < _IPFIX.size:
+        return -1
+    version, length = _IPFIX.unpack_from(data)
+    return length if version == _IPFIX_VERSION and length >= _IPFIX_HEADER_BYTES else 0
+
+
+def _message_starts(data: bytes) -> tuple[list[int], int]:
+    """Where each whole message begins, and where the last one ends."""
+    starts, start = [], 0
+    view = memoryview(data)
+    while 0 < (length := _message_length(view[start : start + _IPFIX.size])) <= len(data) - start:
+        starts.append(start)
+        start += length
+    return starts, start
 
 
 def _shown(name: str) -> str:

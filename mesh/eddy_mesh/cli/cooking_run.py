@@ -16,6 +16,8 @@ from eddy_mesh.cer import EventClass
 from eddy_mesh.cli.cook_input import Complaints
 
 ORIGIN = "cook"
+TEMPLATE_UNKNOWN = "netflow.template_unknown"
+"""Type of the events that tell of flows whose template never came."""
 NS = 1_000_000_000
 AFTERWARDS_NS = 366 * 86_400 * NS
 """How much later than the last payload the end is, so that everything that waits for something is given up."""
@@ -44,6 +46,7 @@ class CookingRun:
         events: cooked events so far.
         derived: events about what did not come, by type.
         filtered: payloads that the cooking took and left out on purpose.
+        missing_templates: numbers of the templates that flows waited for in vain.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class CookingRun:
     ) -> None:
         self.payloads = self.events = self.filtered = 0
         self.derived: Counter[str] = Counter()
+        self.missing_templates: set[int] = set()
         self._cooking = cooking
         self._shown = shown
         self._write = write
@@ -98,9 +102,16 @@ class CookingRun:
             batch = output if isinstance(output, Batch) else self._numbering.number(output, now_ns)
             if batch.kind.event_class is EventClass.DERIVED:
                 self.derived[batch.kind.type] += batch.count
+                self._note_templates(batch)
             else:
                 self.events += batch.count
             self._write(batch)
+
+    def _note_templates(self, batch: Batch) -> None:
+        if batch.kind.type != TEMPLATE_UNKNOWN:
+            return
+        numbers = map(batch.column("netflow.template").at, range(batch.count))
+        self.missing_templates |= {number for number in numbers if isinstance(number, int)}
 
     def _refuse(self, refusal: Refusal) -> None:
         first = self._file_payloads + min(refusal.rows, default=0) + 1

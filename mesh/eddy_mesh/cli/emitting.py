@@ -7,16 +7,25 @@ import os
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import BinaryIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
 
+import msgspec
 import rich_click as click
 
-from eddy_mesh.api import Mesh
 from eddy_mesh.cli.connection import with_mesh
 from eddy_mesh.cli.output import tell, write_records
 from eddy_mesh.cli.settings import Settings, command
+from eddy_mesh.errors import UsageError
+
+if TYPE_CHECKING:
+    from eddy_mesh.api import Mesh
 
 READ_BYTES = 256 * 1024
+NO_LINES = frozenset({"netflow", "sflow", "packet", "host"})
+"""First words of the types whose payloads are datagrams, packets or observations."""
+TEXT_TYPES = frozenset({"syslog", "file"})
+"""Types whose lines are any text."""
 
 
 @command("emit")
@@ -32,19 +41,60 @@ def emit(settings: Settings, type_name: str, file: BinaryIO) -> None:
     tail -F app.log | eddy emit syslog
     echo '{"message": "backup done", "host": "db1"}' | eddy emit backup
     """  # noqa: D301  # click's mark for lines that stay as they are
-    taken = with_mesh(settings, lambda mesh: _send(mesh, type_name, file.fileno()))
+    refuse_payloads(type_name)
+    sent = Sent(type_name)
+    with_mesh(settings, lambda mesh: _send(mesh, sent, file.fileno()))
+    taken = sent.taken
     if settings.json:
         write_records([{"type": type_name, "taken": taken}])
     else:
         tell(f"{taken:,} event{'' if taken == 1 else 's'} taken")
+    if sent.plain == 1:
+        tell("1 line is no JSON object: kept as message")
+    elif sent.plain:
+        tell(f"{sent.plain:,} lines are no JSON objects: kept as message")
 
 
-async def _send(mesh: Mesh, type_name: str, descriptor: int) -> int:
-    taken = 0
+def refuse_payloads(type_name: str) -> None:
+    """Refuse types whose payloads are no lines.
+
+    Raises:
+        UsageError: with the command that takes them.
+    """
+    if type_name.partition(".")[0] in NO_LINES:
+        raise UsageError(
+            f"{type_name} takes no lines: use eddy cook {type_name} FILE, or send to the port of its source"
+        )
+
+
+@dataclass(slots=True)
+class Sent:
+    """What was sent so far.
+
+    Attributes:
+        type_name: type of the events.
+        taken: events.
+        plain: lines that are no JSON objects, where objects are expected.
+    """
+
+    type_name: str
+    taken: int = 0
+    plain: int = 0
+
+
+async def _send(mesh: Mesh, sent: Sent, descriptor: int) -> None:
     async with aclosing(_portions(descriptor)) as portions:
         async for lines in portions:
-            taken += await mesh.emit(type_name, lines)
-    return taken
+            sent.taken += await mesh.emit(sent.type_name, lines)
+            if sent.type_name not in TEXT_TYPES:
+                sent.plain += sum(not _is_object(line) for line in lines)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(line), dict)
+    except msgspec.DecodeError:
+        return False
 
 
 async def _portions(descriptor: int) -> AsyncGenerator[list[bytes]]:

@@ -9,11 +9,10 @@ import csv
 import sys
 from collections.abc import Callable
 from time import time_ns
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import msgspec
 
-from eddy_mesh.api import Event
 from eddy_mesh.cli.event_view import EventView
 from eddy_mesh.cli.output import Table, json_line
 from eddy_mesh.cli.settings import Settings
@@ -21,6 +20,9 @@ from eddy_mesh.errors import UsageError
 from eddy_mesh.rows import json_value
 from eddy_mesh.selection import Plan
 from eddy_mesh.selection.sql import WINDOW_END, WINDOW_START
+
+if TYPE_CHECKING:
+    from eddy_mesh.api import Event
 
 HOLD = 200
 """Rows of an answer that is complete soon, kept back so that the columns fit them."""

@@ -5,7 +5,8 @@ What may live here: event → cells. No terminal, no IO.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 import msgspec
@@ -34,9 +35,19 @@ _ENVELOPE = frozenset(
         *("host", "host_address", "normalizer", "normalizer_address"),
     }
 )
+_OPTIONS_HEADER = frozenset(
+    {
+        *("observer.ip", "netflow.version", "netflow.domain", "netflow.template", "netflow.sequence"),
+        *("source.ip", "source.port", "event.original", "observer.port"),
+    }
+)
 _LEAST = {FieldType.TIME: 12, FieldType.ADDRESS: 15, FieldType.LEVEL: 7, FieldType.INT: 5}
 _RIGHT = frozenset({FieldType.INT, FieldType.FLOAT})
 _MOST_PREVIEW_BYTES = 300
+_NO_TIME = re.compile(r" in 0(\.0*)? (ns|us|ms|s)\b")
+_PHASES = {"start": "began", "change": "goes on", "end": "ended"}
+"""``event.type`` of a diagnosis → what is said before its hypothesis."""
+_SEQUENCE = re.compile(r"(?P<protocol>\w+)\.expected_sequence")
 
 
 class EventView:
@@ -143,10 +154,13 @@ def summary(row: Mapping[str, Value]) -> Cell:
     level = row.get("level")
     style = LEVEL_STYLES[level] if isinstance(level, int) and level in range(8) else ""
     if "diagnosis.hypothesis" in row:
-        return Cell(str(row["diagnosis.hypothesis"]), "found")
+        return Cell(readable(row), "found", wraps=True)
     if "message" in row:
-        message, process = _text("message", row), _process(row, "")
-        return Cell(message if not process or message.startswith(process) else f"{process}: {message}", style)
+        return Cell(_message(row), style)
+    if lapse := _lapse(row):
+        return Cell(lapse, style)
+    if row.get("type") == "netflow.options":
+        return Cell(_options(row), style)
     if "source.ip" in row or "destination.ip" in row:
         return Cell(_flow(row), style)
     if "event.original" in row:
@@ -156,6 +170,43 @@ def summary(row: Mapping[str, Value]) -> Cell:
         return Cell(" ".join(filter(None, parts)), style)
     rest = (f"{name}={_text(name, row)}" for name in row if name not in _ENVELOPE)
     return Cell(" ".join(rest), style)
+
+
+def readable(diagnosis: Mapping[str, Value]) -> str:
+    """Return the hypothesis of a diagnosis, and whether it began or ended."""
+    hypothesis = _NO_TIME.sub("", _text("diagnosis.hypothesis", diagnosis))
+    phase = _PHASES.get(_text("event.type", diagnosis))
+    return f"{phase}: {hypothesis}" if phase else hypothesis
+
+
+def _message(row: Mapping[str, Value]) -> str:
+    """Return the message after the program that wrote it, where it does not name it itself."""
+    message = _text("message", row)
+    if row.get("type") == "host.connection":
+        return message.replace(" -> ", " → ", 1)
+    program = _process(row, "") or _text("log.syslog.appname", row)
+    return message if not program or message.startswith(program) else f"{program}: {message}"
+
+
+def _lapse(row: Mapping[str, Value]) -> str:
+    """Return what did not come of an exporter, "" for another event."""
+    exporter = _text("observer.ip", row) or _text("host_address", row) or "an exporter"
+    if row.get("type") == "netflow.template_unknown":
+        return f"data of {exporter} were given up: template {_text('netflow.template', row)} never came"
+    expected = next((name for name in row if _SEQUENCE.fullmatch(name)), "")
+    if not expected:
+        return ""
+    protocol = expected.partition(".")[0]
+    lost, came = _text(f"{protocol}.lost", row), _text(f"{protocol}.sequence", row)
+    what = f"{lost} lost" if lost else "a gap"
+    return f"{what} on the way from {exporter}: sequence number {_text(expected, row)} expected, {came} came"
+
+
+def _options(row: Mapping[str, Value]) -> str:
+    """Return what an exporter says of itself."""
+    told = [name for name in row if name not in _ENVELOPE and name not in _OPTIONS_HEADER]
+    shown = ", ".join(f"{name.removeprefix('netflow.')} {_text(name, row)}" for name in told)
+    return f"{_text('observer.ip', row) or _text('host_address', row) or 'an exporter'} says: {shown}"
 
 
 def _process(row: Mapping[str, Value], after: str) -> str:
@@ -168,12 +219,19 @@ def _process(row: Mapping[str, Value], after: str) -> str:
 def _flow(row: Mapping[str, Value]) -> str:
     parts = [_text("network.transport", row) or _text("network.iana_number", row)]
     parts.append(f"{_end(row, 'source')} → {_end(row, 'destination')}")
-    for name, word in (("network.packets", " packets"), ("network.bytes", ""), ("event.duration", "")):
-        value = row.get(name, row.get(name.replace("network.", "source.")))
-        if isinstance(value, int | float):
-            parts.append(f"{value_cell(name, value, 0).text}{word}")
+    parts.append(", ".join(_amounts(row)))
     parts += [_text(name, row) for name in ("event.action", "process.name")]
     return " ".join(part for part in parts if part)
+
+
+def _amounts(row: Mapping[str, Value]) -> Iterator[str]:
+    """Yield how much a flow carried, and how long it took where that is known and not 0."""
+    for name in ("network.packets", "network.bytes", "event.duration"):
+        value = row.get(name, row.get(name.replace("network.", "source.")))
+        if not isinstance(value, int | float) or (name == "event.duration" and not value):
+            continue
+        text = value_cell(name, value, 0).text
+        yield f"{text} packet{'' if value == 1 else 's'}" if name == "network.packets" else text
 
 
 def _end(row: Mapping[str, Value], end: str) -> str:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import aclosing
 from time import monotonic, time_ns
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from eddy_mesh.api import Mesh
 from eddy_mesh.cli.connection import with_mesh
 from eddy_mesh.cli.event_output import EventWriter, event_writer
 from eddy_mesh.cli.output import duration_text, tell
 from eddy_mesh.cli.parameters import Duration
 from eddy_mesh.cli.settings import Settings, command
-from eddy_mesh.selection import compile_statement
+from eddy_mesh.cli.stored import stored, tell_nothing
+from eddy_mesh.selection import Plan, compile_statement
+
+if TYPE_CHECKING:
+    from eddy_mesh.api import Mesh
 
 EVERYTHING = "SELECT *"
+IDLE_S = 1.0
+"""After so long without an event a person is told that the command waits."""
 
 
 @command("tap")
@@ -54,9 +61,11 @@ async def follow(
     """
     began, shown = monotonic(), 0
     end = asyncio.timeout(for_s)
+    idle = asyncio.get_running_loop().call_later(IDLE_S, _tell_listening)
     try:
         async with end, aclosing(mesh.tap(statement)) as events:
             async for event in events:
+                idle.cancel()
                 writer.write(event)
                 shown += 1
                 if shown == most:
@@ -65,10 +74,16 @@ async def follow(
         if not end.expired():
             raise
     finally:
+        idle.cancel()
         lost = lost_on_the_way(mesh)
         loss = f"{lost:,} events were lost on the way here" if lost else "none lost on the way here"
         tell(f"{shown:,} event{'' if shown == 1 else 's'} in {duration_text((monotonic() - began) * 1e9)}, {loss}")
     writer.flush()
+
+
+def _tell_listening() -> None:
+    if sys.stdout.isatty():
+        tell("listening; Ctrl-C ends")
 
 
 def lost_on_the_way(mesh: Mesh) -> int:
@@ -83,7 +98,7 @@ def lost_on_the_way(mesh: Mesh) -> int:
 def query(settings: Settings, statement: str, archive: str, as_csv: bool) -> None:
     """Show stored events.
 
-    STATEMENT selects and projects, or aggregates.
+    STATEMENT selects and projects, or aggregates. Events come in the order in which they occurred.
 
     \b
     eddy query "SELECT * WHERE user.name = 'root' SINCE '-1h'"
@@ -91,17 +106,19 @@ def query(settings: Settings, statement: str, archive: str, as_csv: bool) -> Non
     """  # noqa: D301  # click's mark for lines that stay as they are
     plan = compile_statement(statement, now_ns=time_ns())
     writer = event_writer(settings, plan, as_csv=as_csv)
-    with_mesh(settings, lambda mesh: fetch(mesh, statement, writer, archive))
+    with_mesh(settings, lambda mesh: fetch(mesh, plan, writer, archive))
 
 
-async def fetch(mesh: Mesh, statement: str, writer: EventWriter, archive: str = "") -> int:
-    """Write the stored events of a statement, and return how many there were."""
+async def fetch(mesh: Mesh, plan: Plan, writer: EventWriter, archive: str = "") -> int:
+    """Write the stored events of a plan in time order, say so where there are none, and return how many there were."""
     shown = 0
     try:
-        async with aclosing(mesh.query(statement, archive=archive)) as events:
+        async with aclosing(stored(mesh, plan, archive)) as events:
             async for event in events:
                 writer.write(event)
                 shown += 1
     finally:
         writer.flush()
+    if not shown:
+        await tell_nothing(mesh, plan, archive)
     return shown

@@ -161,16 +161,20 @@ def privilege_finding(held: frozenset[str]) -> Finding:
     return Finding("privileges", Verdict.WARNING, text, advice)
 
 
+_JOURNAL_RIGHT = "sudo usermod -aG systemd-journal $USER, then log in anew"
+_NO_JOURNAL = "have a syslog daemon write below /var/log, or send to port 5514"
+
+
 def journal_finding() -> Finding:
     """Say whether the systemd journal can be read."""
     if shutil.which("journalctl") is None:
-        return Finding("journal", Verdict.OK, "no journalctl: this host has no journal")
+        return Finding("journal", Verdict.WARNING, "no journalctl: what only a journal holds is not seen", _NO_JOURNAL)
     files = [file for folder in JOURNALS if folder.is_dir() for file in _files(folder, "*/system*.journal")]
     if not files:
-        return Finding("journal", Verdict.OK, "journalctl is there; no journal of the system is kept, or may be seen")
+        text = "journalctl is there; no journal of the system is kept, or may be seen"
+        return Finding("journal", Verdict.WARNING, text, _JOURNAL_RIGHT)
     if not any(os.access(file, os.R_OK) for file in files):
-        advice = "sudo usermod -aG systemd-journal $USER, then log in anew"
-        return Finding("journal", Verdict.WARNING, f"{files[0]} can not be read", advice)
+        return Finding("journal", Verdict.WARNING, f"{files[0]} can not be read", _JOURNAL_RIGHT)
     return Finding("journal", Verdict.OK, "can be read")
 
 

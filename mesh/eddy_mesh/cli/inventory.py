@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from time import time_ns
+from typing import TYPE_CHECKING
 
 import msgspec
 import rich_click as click
 from click.exceptions import Exit
 
-from eddy_mesh.api import Mesh
 from eddy_mesh.batch import Kind
 from eddy_mesh.bus import NoResponders
 from eddy_mesh.cer import EventClass, Stage
@@ -21,6 +21,9 @@ from eddy_mesh.errors import BusError, UsageError
 from eddy_mesh.fields import Field, nearest, registry
 from eddy_mesh.rows import time_text
 from eddy_mesh.selection import compile_statement, matches_kind
+
+if TYPE_CHECKING:
+    from eddy_mesh.api import Mesh
 
 EVERYTHING = "SELECT * WHERE stage IS NOT NULL"
 TYPE_COLUMNS = [

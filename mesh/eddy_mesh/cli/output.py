@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from io import StringIO
@@ -45,10 +46,11 @@ LEVEL_STYLES = ("alarming", "alarming", "alarming", "bad", "warning", "notable",
 
 
 class Cell(NamedTuple):
-    """Text of a table and what it means, a key of `STYLES`."""
+    """Text of a table and what it means, a key of `STYLES`; the last of a row may go on in further lines."""
 
     text: str
     style: str = ""
+    wraps: bool = False
 
 
 class Column(NamedTuple):
@@ -157,7 +159,7 @@ class Table:
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Show a row; its texts are made safe here."""
-        safe = [Cell(printable(cell.text), cell.style) for cell in cells]
+        safe = [cell._replace(text=printable(cell.text)) for cell in cells]
         self._widths = [max(width, cell_len(cell.text)) for width, cell in zip(self._widths, safe, strict=True)]
         self._held.append(safe)
         if len(self._held) > self._hold:
@@ -178,6 +180,18 @@ class Table:
         self._out.flush()
 
     def _write(self, cells: Sequence[Cell], shown: Sequence[int], widths: Sequence[int]) -> None:
+        last = cells[shown[-1]]
+        further: list[str] = []
+        if last.wraps and cell_len(last.text) > widths[-1]:
+            first, *further = textwrap.wrap(last.text, widths[-1])
+            cells = [*cells[: shown[-1]], last._replace(text=first), *cells[shown[-1] + 1 :]]
+        self._write_line(cells, shown, widths)
+        indent = " " * sum(width + len(GAP) for width in widths[:-1])
+        for text in further:
+            self._out.write(indent + self._styled(text, last.style) + "\n")
+            self._lines += 1
+
+    def _write_line(self, cells: Sequence[Cell], shown: Sequence[int], widths: Sequence[int]) -> None:
         texts = []
         for number, width in zip(shown, widths, strict=True):
             cell, is_last = cells[number], number == shown[-1]

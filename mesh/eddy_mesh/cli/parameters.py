@@ -63,10 +63,37 @@ def field_text(name: str) -> str:
         UsageError: there is no such field.
     """
     if fields.field(name) is None:
-        near = fields.nearest(name)
+        near = " or ".join(_ending(name)) or fields.nearest(name)
         hint = f"did you mean {near}?" if near else "eddy fields shows those that there are"
         raise UsageError(f"there is no field {name}; {hint}")
     return name if _DOTTED.fullmatch(name) else f'"{name}"'  # a word without a dot may be one of the language
+
+
+def _ending(name: str) -> list[str]:
+    """Return some fields that end in ``.name``; those of the whole event before those of one of its ends."""
+    found = [known for known in fields.registry() if known.endswith(f".{name}")]
+    return sorted(found, key=lambda known: (not known.startswith(("network.", "event.")), known.count(".")))[:3]
+
+
+def restriction(kind: str, where: str) -> str:
+    """Return the further conditions of ``--type`` and ``--where``, each with its AND.
+
+    Args:
+        kind: type of events, or its beginning up to a dot; or "".
+        where: condition, or "".
+    """
+    parts = ""
+    if kind:
+        beginning = kind.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + ".%"
+        parts += f" AND (type = {quoted(kind)} OR type LIKE {quoted(beginning)})"
+    return f"{parts} AND ({where})" if where else parts
+
+
+NOT_EDDY = (
+    "(process.name IS NULL OR process.name != 'eddy') AND (process.command_line IS NULL"
+    r" OR process.command_line !~ '^(\S*/)?python[\d.]*( -\S+)* (\S*/)?eddy( |$)')"
+)
+"""Condition that leaves out the command's own processes, which a search in the events of its host would find."""
 
 
 def period(since: str, until: str) -> str:
@@ -96,7 +123,7 @@ def search_condition(pattern: str, names: tuple[str, ...], *, ignore_case: bool,
     return f"({some}) AND {' AND '.join(present)}"
 
 
-_TEXTS = ("message", "diagnosis.hypothesis", "error.message", "process.command_line")
+_TEXTS = ("message", "diagnosis.hypothesis", "error.message", "log.syslog.appname", "event.code")
 _ADDRESSES = ("source.ip", "destination.ip", "host_address")
 
 

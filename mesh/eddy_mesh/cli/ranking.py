@@ -7,21 +7,23 @@ import sys
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from eddy_mesh.api import Mesh
 from eddy_mesh.cli.connection import bursts, with_mesh
 from eddy_mesh.cli.event_output import event_writer
 from eddy_mesh.cli.event_view import EventView
 from eddy_mesh.cli.events import fetch, follow
 from eddy_mesh.cli.output import table_text, tell, time_of_day
-from eddy_mesh.cli.parameters import Duration, field_text, period
+from eddy_mesh.cli.parameters import Duration, field_text, period, restriction
 from eddy_mesh.cli.screen import screen
 from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.errors import UsageError
 from eddy_mesh.selection import Plan, compile_statement
+
+if TYPE_CHECKING:
+    from eddy_mesh.api import Mesh
 
 LAST_HOUR = "-1h"
 WINDOW_PAUSE_S = 0.05
@@ -35,6 +37,7 @@ _AGGREGATE = re.compile(r"(count|sum|min|max|avg)\s*\(.*\)", re.IGNORECASE)
 @click.option("--since", metavar="TIME", default="", help="From this time on: 10m, 2026-11-21T10:00Z. Else 1h.")
 @click.option("--until", metavar="TIME", default="", help="Before this time.")
 @click.option("--where", metavar="CONDITION", default="", help="Count only these, for example \"type = 'syslog'\".")
+@click.option("--type", "kind", metavar="TYPE", default="", help="Count only this type: syslog, netflow, netflow.v9.")
 @click.option("-n", "most", type=click.IntRange(1), default=10, show_default=True, help="Show so many.")
 @click.option("--watch", is_flag=True, help="Show live events, refreshed; Ctrl-C ends it.")
 @click.option("--every", "every_s", type=Duration(), default=2.0, metavar="TIME", help="Refresh so often. Else 2s.")
@@ -55,8 +58,8 @@ def top(settings: Settings, names: tuple[str, ...], **asked: Any) -> None:
     writer = event_writer(settings, plan, live=ranking.watch)
     if ranking.watch:
         with_mesh(settings, lambda mesh: follow(mesh, ranking.statement, writer))
-    elif with_mesh(settings, lambda mesh: fetch(mesh, ranking.statement, writer, ranking.archive)) == 0:
-        tell(f"no events have {' and '.join(names)} ({ranking.period.lower()})")
+    elif with_mesh(settings, lambda mesh: fetch(mesh, plan, writer, ranking.archive)) == 0:
+        tell(f"top counts only events that have {' and '.join(names)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,7 @@ class Ranking:
         since: first time, or "" for an hour ago.
         until: end, or "".
         where: condition, or "".
+        kind: type of events or its beginning up to a dot, or "" for all.
         most: rows.
         watch: live windows in place of stored events.
         every_s: length of a window, s.
@@ -80,6 +84,7 @@ class Ranking:
     since: str = ""
     until: str = ""
     where: str = ""
+    kind: str = ""
     most: int = 10
     watch: bool = False
     every_s: float = 2.0
@@ -108,7 +113,7 @@ class Ranking:
         fields = [field_text(name) for name in self.names]
         aggregate, listed = _aggregate(self.by), ", ".join(fields)
         present = " AND ".join(f"{name} IS NOT NULL" for name in fields)
-        condition = f"{present} AND ({self.where})" if self.where else present
+        condition = present + restriction(self.kind, self.where)
         every = f" EVERY {round(self.every_s * 1000)}ms" if self.watch else ""
         return (
             f"SELECT {listed}, {aggregate} WHERE {condition} {self.period} GROUP BY {listed} "

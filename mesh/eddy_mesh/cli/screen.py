@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
-
 Show = Callable[[str, str], None]
 
 
 @contextmanager
 def screen(*, colour: bool) -> Iterator[Show]:
     """Give a function that shows a heading and lines (ANSI colours) in place of those before; both are safe text."""
+    from rich.console import Console, Group  # noqa: PLC0415  # quick --help
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     console = Console(no_color=not colour, highlight=False)
 
     def show(heading: str, lines: str) -> None:

@@ -16,7 +16,7 @@ from eddy_mesh.cli.event_files import EventFile
 from eddy_mesh.cli.event_output import EventWriter, event_writer
 from eddy_mesh.cli.events import fetch, follow
 from eddy_mesh.cli.output import tell
-from eddy_mesh.cli.parameters import period, search_condition
+from eddy_mesh.cli.parameters import NOT_EDDY, period, restriction, search_condition
 from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.errors import UsageError
 from eddy_mesh.selection import Plan, compile_statement
@@ -28,6 +28,10 @@ COUNTED = "SELECT host, type, count(*) AS events"
 @command("grep")
 @click.argument("pattern")
 @click.option("--field", "names", multiple=True, metavar="F", help="Look at this field; may be given several times.")
+@click.option(
+    "--type", "kind", metavar="TYPE", default="", help="Only events of this type: syslog, netflow, netflow.v9."
+)
+@click.option("--where", metavar="CONDITION", default="", help='Only these, for example "level <= warning".')
 @click.option("--since", metavar="TIME", default="", help="From this time on: 10m, 2026-11-21T10:00Z. Else 1h.")
 @click.option("--until", metavar="TIME", default="", help="Before this time.")
 @click.option("--count", "-c", "counts", is_flag=True, help="Show how many there are of each host and type.")
@@ -43,8 +47,9 @@ COUNTED = "SELECT host, type, count(*) AS events"
 def grep(settings: Settings, pattern: str, **asked: Any) -> None:
     """Find PATTERN, a regular expression (RE2), in what events say.
 
-    Without --field it looks at the texts that people read (message, hypothesis, error, command line), and at source,
-    destination and host address where PATTERN is an address or a network.
+    Without --field it looks at the texts that people read (message, hypothesis, error, program, event code), and at
+    source, destination and host address where PATTERN is an address or a network. What the eddy commands themselves do
+    on a host is left out.
 
     \b
     eddy grep "Failed password" --since 1d -c
@@ -59,8 +64,7 @@ def grep(settings: Settings, pattern: str, **asked: Any) -> None:
     writer = event_writer(settings, plan, live=search.live)
     if search.live:
         with_mesh(settings, lambda mesh: follow(mesh, search.statement, writer))
-    elif with_mesh(settings, lambda mesh: fetch(mesh, search.statement, writer, search.archive)) == 0:
-        tell(f"nothing found ({search.period.lower()})")
+    elif with_mesh(settings, lambda mesh: fetch(mesh, plan, writer, search.archive)) == 0:
         raise Exit(1)
 
 
@@ -71,6 +75,8 @@ class Search:
     Attributes:
         pattern: regular expression, or literal for fields that are no text.
         names: fields; none stands for those that people read.
+        kind: type of events or its beginning up to a dot, or "" for all.
+        where: condition, or "".
         since: first time, or "" for an hour ago (from now on for live events, all of a file).
         until: end, or "".
         counts: count by host and type in place of showing.
@@ -83,6 +89,8 @@ class Search:
 
     pattern: str
     names: tuple[str, ...] = ()
+    kind: str = ""
+    where: str = ""
     since: str = ""
     until: str = ""
     counts: bool = False
@@ -110,6 +118,9 @@ class Search:
             UsageError: there is no such field.
         """
         found = search_condition(self.pattern, self.names, ignore_case=self.ignore_case, invert=self.invert)
+        found += restriction(self.kind, self.where)
+        if "process.name" not in self.names:
+            found += f" AND {NOT_EDDY}"
         if self.counts and self.file is None:
             return f"{COUNTED} WHERE {found} {self.period} GROUP BY host, type ORDER BY events DESC"
         return f"SELECT * WHERE {found} {self.period}"

@@ -65,7 +65,7 @@ def _options() -> list[Callable[[Decorated], Decorated]]:
         option("--server", metavar="URL", help="NATS server, for example nats://hub:4222. Else $EDDY_SERVER."),
         option("--context", metavar="NAME", help="Context of the nats command line with server and credentials."),
         option("--backplane", metavar="NAME", help="Name of the mesh, where it is not eddy."),
-        option("--json", is_flag=True, help="Write NDJSON, as in a pipe."),
+        option("--json", is_flag=True, help="Write NDJSON, one object a line."),
         option("--no-color", is_flag=True, help="Write no colours. So does $NO_COLOR."),
     ]
 

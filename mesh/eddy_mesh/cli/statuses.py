@@ -6,13 +6,15 @@ What may live here: the structs of a ``stats`` answer and how to get them.
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from eddy_mesh.api import Mesh
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, UsageError
+
+if TYPE_CHECKING:
+    from eddy_mesh.api import Mesh
 
 S = TypeVar("S", bound=msgspec.Struct)
 SAMPLE_S = 1.0

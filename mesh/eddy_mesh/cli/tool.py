@@ -16,6 +16,7 @@ COMMANDS = {
     "query": Entry("eddy_mesh.cli.events:query", "Show stored events."),
     "grep": Entry("eddy_mesh.cli.search:grep", "Find a pattern in stored events, live events or a file."),
     "top": Entry("eddy_mesh.cli.ranking:top", "Rank the values of a field."),
+    "why": Entry("eddy_mesh.cli.why:why", "Show the diagnosis ID with the events that led to it."),
     "types": Entry("eddy_mesh.cli.inventory:types", "Show which events are where, since when and at what rate."),
     "fields": Entry("eddy_mesh.cli.inventory:fields", "Show the fields that events can have."),
     "agents": Entry("eddy_mesh.cli.agents:agents", "Show every agent: state, rate, queue, loss, uptime."),

@@ -89,6 +89,8 @@ class Demand:
                 raise UsageError(f"{self._host} publishes {MAX_FLOWS} flows already: end one, or share a statement")
             plan = compile_statement(lease.statement, now_ns=now_ns)
             flow = self.flows[lease.id] = Flow(lease, plan, now_ns // 1_000_000_000, self._host)
+        elif (flow.statement, flow.form) != (lease.statement, lease.form):
+            raise UsageError(f"flow {lease.id} is of another statement: use an id of your own, or that statement")
         flow.owners[lease.owner] = now_ns + int(min(max(lease.lease_s, 0.0), MAX_LEASE_S) * 1e9)
         return True
 

@@ -30,11 +30,13 @@ from eddy_mesh.discovery import Blueprint, blueprint
 from eddy_mesh.errors import BusError, ConfigError, UsageError
 from eddy_mesh.flows import FlowReceiver
 from eddy_mesh.runtime.demand import Demand
-from eddy_mesh.runtime.router import Router
+from eddy_mesh.runtime.router import Route, Router
 from eddy_mesh.runtime.spill import Spill
 from eddy_mesh.selection import compile_statement
 
 RECENT_NOTICES = 32
+RETIRED = 256
+"""Accounts of ended agents that are kept."""
 
 MANAGERS = frozenset({"agent_manager", "backplane_manager"})
 """Agent types that a new configuration of the host leaves alone unless it names them."""
@@ -79,6 +81,7 @@ class Host:
         self._spills: dict[str, list[Spill]] = {}
         self._notices: asyncio.Queue[tuple[Cell, Draft]] = asyncio.Queue(10_000)
         self._changing = asyncio.Lock()
+        self._retired: deque[Ledger] = deque(maxlen=RETIRED)
         self._log = structlog.get_logger().bind(host=self.host)
         self._unlisten = bus.on_state(self._bus_changed)
         self._reconnected = asyncio.Event()
@@ -217,10 +220,17 @@ class Host:
     async def _remove(self, cell: Cell) -> None:
         for receiver in self._receivers.pop(cell.name, []):
             await receiver.stop()
-        await cell.drain()
         self.router.part(cell)
+        await cell.drain()
         await self._keep_spooled(cell)
+        self._retire(cell)
         del self.cells[cell.name], self.agents[cell.name], self.blueprints[cell.name]
+
+    def _retire(self, cell: Cell) -> None:
+        """Keep the accounts of an agent that is gone: what it lost stays visible."""
+        for ledger in cell.ledgers():
+            ledger.edge = f"{ledger.edge} (ended)"
+            self._retired.append(ledger)
 
     # --- HostControl
 
@@ -275,23 +285,30 @@ class Host:
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
-    async def room(self, cell: Cell, kind: Kind, events: int) -> None:
+    async def room(self, cell: Cell, kind: Kind, origin: str, events: int) -> None:
         """Wait until every edge that takes such events of a cell can take so many."""
-        while full := [e for e in self._edges_of(cell, kind, self.host) if not e.has_room(events)]:
+        while full := [r.edge for r in self._routes_of(cell, kind, origin) if self._must_wait(cell, r, events)]:
             await full[0].room(events)
 
-    def _edges_of(self, cell: Cell, kind: Kind, origin: str) -> list[Edge]:
-        if (self.agents[cell.name].backplane or self.backplane) != self.backplane:
+    def _must_wait(self, cell: Cell, route: Route, events: int) -> bool:
+        """Whether an edge is full; one that leads back to its producer is not waited for, or both would for ever."""
+        return not route.edge.has_room(events) and not self.router.leads_to(route.consumer, cell)
+
+    def _routes_of(self, cell: Cell, kind: Kind, origin: str) -> list[Route]:
+        if cell.name not in self.agents or (self.agents[cell.name].backplane or self.backplane) != self.backplane:
             return []
-        return [edge for edge, consumer in self.router.takers(cell, kind, origin) if self._is_asked(consumer)]
+        return [route for route in self.router.takers(cell, kind, origin) if self._is_asked(route.consumer)]
 
     async def route(self, cell: Cell, batch: Batch) -> None:
         """Pass events on to everybody who asked for them: agents of this process, then subscribers elsewhere."""
         now_ns = self.now_ns()
         self.router.note(cell, batch, now_ns)
         backplane = self.agents[cell.name].backplane or self.backplane
-        for edge in self._edges_of(cell, batch.kind, batch.origin):
-            edge.offer(batch, now_ns)
+        for edge, consumer in self._routes_of(cell, batch.kind, batch.origin):
+            if not edge.has_room(batch.count) and self.router.leads_to(consumer, cell):
+                edge.refuse(batch, "cycle")
+            else:
+                edge.offer(batch, now_ns)
         demand = self.demands[backplane]
         if demand.flows:
             await demand.publish(batch)
@@ -389,6 +406,7 @@ class Host:
     def ledgers(self) -> list[Ledger]:
         """Return the accounts of every edge of this host process."""
         held = [ledger for cell in self.cells.values() for ledger in cell.ledgers()]
+        held += self._retired
         held += [cell.published for cell in self.cells.values() if cell.published.offered]
         return held + [flow.ledger for demand in self.demands.values() for flow in demand.flows.values()]
 

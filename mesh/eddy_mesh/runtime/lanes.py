@@ -106,8 +106,11 @@ class Lanes:
             await self._reply(message.reply, answer)
 
     async def _reply(self, subject: str, answer: Mapping[str, object]) -> None:
+        data = msgspec.json.encode(answer)
+        if len(data) > self._bus.max_payload:  # rather without the census than not at all
+            data = msgspec.json.encode({**answer, "types": [], "subscriptions": [], "truncated": True})
         try:
-            await self._bus.publish(subject, msgspec.json.encode(answer))
+            await self._bus.publish(subject, data)
         except BusError:
             return  # whoever asked is told by its own time-out
 
@@ -193,17 +196,18 @@ class Lanes:
             await self._follow()
 
     async def _follow(self) -> None:
-        for recipient in self._host.demands.keys() - self._recipients - {self._host.backplane}:
-            self._recipients.add(recipient)
-            await self._listen_for_recipient(recipient)
-        for name in self._services.keys() - self._host.cells.keys():
-            await self._services.pop(name).stop()
-        for name, cell in self._host.cells.items():
-            if name not in self._services:
-                self._services[name] = await self._announce(name, cell.kind)
-            if isinstance(cell.agent, Task) and cell.agent.queries and name not in self._asked:
-                self._asked.add(name)
-                await self._listen_for_queries(name, cell.kind)
+        with contextlib.suppress(BusError):  # the server is away: the next beat tries again
+            for recipient in self._host.demands.keys() - self._recipients - {self._host.backplane}:
+                await self._listen_for_recipient(recipient)
+                self._recipients.add(recipient)
+            for name in self._services.keys() - self._host.cells.keys():
+                await self._services.pop(name).stop()
+            for name, cell in list(self._host.cells.items()):
+                if name not in self._services:
+                    self._services[name] = await self._announce(name, cell.kind)
+                if isinstance(cell.agent, Task) and cell.agent.queries and name not in self._asked:
+                    await self._listen_for_queries(name, cell.kind)
+                    self._asked.add(name)
 
     async def _listen_for_recipient(self, recipient: str) -> None:
         """Take leases, and nothing else, on the backplane that an anonymizer publishes to."""

@@ -21,7 +21,7 @@ import structlog
 from eddy_mesh.bus import Bus, ConnectOptions
 from eddy_mesh.bus_nats import connect
 from eddy_mesh.config import HostConfig, NatsConfig
-from eddy_mesh.errors import ConfigError
+from eddy_mesh.errors import ConfigError, EddyError
 from eddy_mesh.local import state_directory
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.runtime.lanes import Lanes
@@ -29,7 +29,8 @@ from eddy_mesh.runtime.lanes import Lanes
 READY_S = 5.0
 """Longest wait for the agents to start before the host process says that it is ready."""
 
-DRAIN_S = 4.0
+STOP_S = 0.5
+DRAIN_S = 3.0
 """Longest drain; what waits after it is counted as dropped. With the rest of the end it stays under 5 s."""
 
 
@@ -101,6 +102,7 @@ async def run(config: HostConfig) -> int:
     Raises:
         ConfigError: an agent's configuration has mistakes.
         BusError: no server can be reached at the start.
+        EddyError: the host process failed.
     """
     config = named(config)
     bus = await connect(list(config.nats.servers), name=config.name, options=options_of(config.nats))
@@ -129,16 +131,14 @@ async def running(config: HostConfig, bus: Bus, state: Path) -> AsyncIterator[tu
     ended = asyncio.Event()
     host = Host(config, bus, state, address=own_address())
     lanes = Lanes(host, bus, ended)
+    background: list[asyncio.Task[None]] = []
     with _signals(ended):
-        await host.start()
-        await lanes.start()
-        background = [
-            asyncio.create_task(host.run(), name="host"),
-            asyncio.create_task(lanes.run(), name="lanes"),
-        ]
-        for task in background:
-            task.add_done_callback(lambda _: ended.set())
         try:
+            await host.start()
+            await lanes.start()
+            for work in (host.run(), lanes.run()):
+                background.append(asyncio.create_task(work))
+                background[-1].add_done_callback(lambda _: ended.set())
             await _until_ready(host)
             await lanes.follow_agents()
             await bus.flush()
@@ -157,19 +157,27 @@ async def _until_ready(host: Host) -> None:
 
 
 async def _end(host: Host, lanes: Lanes, background: list[asyncio.Task[None]]) -> None:
+    """End everything in order.
+
+    Raises:
+        EddyError: what the host process does beside its agents had failed.
+    """
     log = structlog.get_logger()
     try:
         async with asyncio.timeout(DRAIN_S):
             await host.drain()
     except TimeoutError:
         log.warning("drain took too long", seconds=DRAIN_S)
-        await host.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await host.stop()
     for task in background:
         task.cancel()
-    for outcome in await asyncio.gather(*background, return_exceptions=True):
-        if isinstance(outcome, Exception):
-            log.error("host process failed", reason=f"{type(outcome).__name__}: {outcome}")
+    outcomes = await asyncio.gather(*background, return_exceptions=True)
     await lanes.stop()
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise EddyError(f"the host process failed: {type(outcome).__name__}: {outcome}") from outcome
 
 
 class _signals:  # noqa: N801  # reads as a statement: with _signals(event)

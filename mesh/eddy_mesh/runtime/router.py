@@ -50,9 +50,8 @@ class Router:
         self._cache.clear()
 
     def part(self, consumer: Cell) -> None:
-        """Take away every edge that ends at an agent."""
+        """Offer an agent nothing more; what waits for it stays."""
         self.routes = [route for route in self.routes if route.consumer is not consumer]
-        consumer.edges.clear()
         self._cache.clear()
 
     def takers(self, producer: Cell, kind: Kind, origin: str) -> list[Route]:
@@ -73,6 +72,19 @@ class Router:
             for r in rs
         }
         return list(found.values())
+
+    def leads_to(self, start: Cell, goal: Cell) -> bool:
+        """Whether events of ``start`` came, over any number of agents, to ``goal``."""
+        seen = {start.name}
+        ahead = [start]
+        while ahead:
+            for _, consumer in self.downstream(ahead.pop()):
+                if consumer is goal:
+                    return True
+                if consumer.name not in seen:
+                    seen.add(consumer.name)
+                    ahead.append(consumer)
+        return False
 
     def note(self, producer: Cell, batch: Batch, now_ns: int) -> None:
         """Enter a batch that an agent made here in the census."""

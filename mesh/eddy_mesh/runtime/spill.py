@@ -99,6 +99,10 @@ class Spill:
             if not self._write(number, _framed(batch)):
                 self._edge.discard(batch, "spool_full")
 
+    async def _room(self, events: int) -> None:
+        while not self._mailbox.has_room(events):
+            await self._mailbox.change()
+
     def _path(self, number: int) -> Path:
         return self._directory / f"{number:012d}.batch"
 
@@ -121,7 +125,7 @@ class Spill:
             if batch is None:
                 edge.give_up(events, "spool_damaged")
             else:
-                await self._mailbox.room(batch.count)
+                await self._room(batch.count)
                 self._mailbox.put(edge, batch)
             path.unlink(missing_ok=True)
             self._files.pop(0)

@@ -6,6 +6,7 @@ What may live here: the default topology and the embedded server around it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import secrets
 import tempfile
@@ -18,7 +19,7 @@ import structlog
 from eddy_mesh import discovery, local
 from eddy_mesh.bus_nats import connect
 from eddy_mesh.config import AgentConfig, HostConfig
-from eddy_mesh.errors import UsageError
+from eddy_mesh.errors import EddyError, UsageError
 from eddy_mesh.local import Whereabouts
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.runtime.process import named, running
@@ -123,8 +124,14 @@ async def _keep_server(server: EmbeddedServer) -> None:
     while True:
         status = await server.wait()
         structlog.get_logger().error("nats-server ended", status=status, log=str(server.log_file))
-        await asyncio.sleep(1)
-        await server.restart()
+        for wait_s in itertools.chain((1, 2, 5, 10), itertools.repeat(30)):
+            await asyncio.sleep(wait_s)
+            try:
+                await server.restart()
+            except EddyError as error:
+                structlog.get_logger().error("nats-server does not start", reason=str(error))
+            else:
+                break
 
 
 def ready_text(host: Host, server: EmbeddedServer) -> str:

@@ -80,6 +80,11 @@ class Checker:
         """Return the error for a part of the statement."""
         return StatementError(message, self._statement, _position(node), suggestion)
 
+    def replaced(self, token: Token, text: str) -> str:
+        """Return the statement with other text in the place of a token."""
+        start = token.start_pos or 0
+        return self._statement[:start] + text + self._statement[start + len(token) :]
+
     def convert(self, conversion: Callable[[str], _T], node: Node) -> _T:
         """Return the converted text of a token; its ValueError becomes an error with the token's position."""
         try:

@@ -86,10 +86,17 @@ def moment(text: str, now_ns: int) -> int:
             raise ValueError(f"{text!r} is a size: write a time such as '-1h'")
         result = now_ns + offset
     else:
-        result = time_ns(stripped)
+        result = _rfc3339(stripped)
     if result not in INT64:
         raise ValueError(f"{text!r} is outside the years 1678 to 2261")
     return result
+
+
+def _rfc3339(text: str) -> int:
+    try:
+        return time_ns(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; or '-4h' for four hours ago, '2026-11-21' for the begin of a day") from None
 
 
 def integer(text: str) -> int:

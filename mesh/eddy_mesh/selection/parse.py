@@ -6,6 +6,7 @@ Conditions and names are checked in `eddy_mesh.selection.check`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from eddy_mesh.cer import EventClass
 from eddy_mesh.errors import StatementError
 from eddy_mesh.selection.check import Checker
-from eddy_mesh.selection.literals import integer, moment, quantity
+from eddy_mesh.selection.literals import integer, moment, network, quantity
 from eddy_mesh.selection.plan import Aggregate, Item, Key, Pattern, Plan, operands
 from eddy_mesh.selection.render import render
 
@@ -103,9 +104,35 @@ def _syntax_error(text: str, error: object) -> StatementError:
     wanted = ", ".join([_PLACES[name] for name in _PLACES if name in expected] + keywords)
     near = get_close_matches(_word(text, position).upper(), keywords, n=1)
     hint = f": expected {wanted}" if wanted else ": remove it"
-    if text[position : position + 1] == "'":
-        hint += "; a text ends with a single quote, and '' stands for one inside it"
+    hint += _advice(text, position)
     return StatementError(f"{found} here{hint}", text, position, near[0] if near else "")
+
+
+def _advice(text: str, position: int) -> str:
+    """Return what to write where an address or a list has another form than most would expect, or ""."""
+    before, quoted = text[:position], _QUOTED.match(text, position)
+    if _IN.search(before) and quoted is not None:
+        return f"; write IN CIDR {quoted[0]}" if "/" in quoted[0] else f"; write IN ({quoted[0]})"
+    if text[position : position + 1] == "'":
+        return "; a text ends with a single quote, and '' stands for one inside it"
+    start = position - len(_ADDRESS_END.search(before)[0])  # type: ignore[index]  # matches at least ""
+    word = _ADDRESS.match(text, start)
+    if word is None or not _is_address(word[0]):
+        return ""
+    return f"; write IN CIDR '{word[0]}'" if "/" in word[0] else f"; write '{word[0]}' in single quotes"
+
+
+_QUOTED = re.compile(r"'[^']*'")
+_IN = re.compile(r"\bIN\s*$", re.IGNORECASE)
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(/\d+)?")
+_ADDRESS_END = re.compile(r"[0-9A-Fa-f:.]*$")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return network(text).text != ""
+    except ValueError:
+        return False
 
 
 def _word(text: str, position: int) -> str:
@@ -187,7 +214,10 @@ class _Compiler:
         if tokens[0] in {"*", ">", *_CLASSES}:
             return tokens
         near = get_close_matches(tokens[0], _CLASSES, n=1)
-        message = f"{tokens[0]!r} is no event class ({', '.join(_CLASSES)}); for a type write *.{token.lower()}"
+        mended = self._check.replaced(token, f"*.{token.lower()}")
+        message = (
+            f"{tokens[0]!r} is no event class ({', '.join(_CLASSES)}); for a type write *.{token.lower()}: {mended}"
+        )
         raise self._check.error(message, token, near[0] if near else "")
 
     def _moment(self, clause: str) -> int | None:
