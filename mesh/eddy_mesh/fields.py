@@ -137,7 +137,7 @@ def nearest(name: str) -> str:
 def level_number(text: str) -> int | None:
     """Return 0-7 for a severity name, its usual short form (``err``, ``warn``, ``info`` ...) or digit, else None."""
     lowered = text.strip().lower()
-    if lowered.isdigit() and int(lowered) <= 7:
+    if lowered.isascii() and lowered.isdigit() and len(lowered) < 4 and int(lowered) <= 7:
         return int(lowered)
     short = {"panic": 0, "emerg": 0, "crit": 2, "err": 3, "warn": 4, "info": 6}
     if lowered in short:

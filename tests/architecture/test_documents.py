@@ -140,7 +140,14 @@ def test_command_lines_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["eddy tapp", "eddy tap --nope", "true && eddy control", "eddy-agent check a b", "eddy audit | eddy query"]
+    "line",
+    [
+        "eddy tapp",
+        "eddy tap --nope",
+        "true && eddy control",
+        "eddy-agent check --nonsense a.toml",
+        "eddy audit | eddy query",
+    ],
 )
 def test_wrong_command_lines_are_found(line: str) -> None:
     """A command, option or argument that there is not, or that is missing, does not pass."""

@@ -33,9 +33,8 @@ def read_alone(program: str, message: bytes) -> dict[str, bytes]:
     reading = table_of(PROGRAMS[program]).read(message) if len(message) <= 4096 else None
     if reading is None:
         return {}
-    pattern, spans = reading
-    found = {name: getattr(pattern, attribute).encode() for name, attribute in CONSTANTS.items()}
-    for field, begin, end in spans:
+    found = dict(zip(CONSTANTS, reading.constants, strict=True))
+    for field, begin, end in reading.spans:
         text = message[begin:end]
         found[FIELDS[field]] = text.lower() if FIELDS[field] in LOWER_CASE else text
     return {name: text for name, text in found.items() if text}

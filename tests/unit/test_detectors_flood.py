@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from eddy_agents.analyses.flood import Config, Detector
@@ -49,7 +50,7 @@ def _rows(result: Result) -> list[Row]:
 
 def _hasty(**settings: int) -> Config:
     """Return settings with which nothing is waited for: what is found is told at once."""
-    return Config(grace_s=0, answer_s=0, **settings)
+    return msgspec.structs.replace(Config(grace_s=0, answer_s=0), **settings)
 
 
 def test_a_flood_is_told_when_found_and_when_over() -> None:

@@ -441,14 +441,6 @@ def test_a_late_datagram_or_a_second_exporter_is_no_restart_each_time() -> None:
     assert len(cook(first, late, second, plain, again)) == 5
 
 
-def test_messages_end_to_end_in_one_payload_are_all_read() -> None:
-    """Each IPFIX message of a payload counts for itself; what follows the last is refused."""
-    payload = ipfix(template(PAIR, version=10), PAIR_DATA) + ipfix(PAIR_DATA, sequence=1) + b"\1"
-    result = Cooking(Config()).on_batch(raw_batch([payload]), 0)
-    assert [row["netflow.sequence"] for row in rows(result)] == [0, 1]
-    assert [(list(refusal.rows), refusal.reason) for refusal in result.refusals] == [([0], "trailing_octets")]
-
-
 FIXED_ENDS = bytes([10, 0, 0, 1, 10, 0, 0, 2, 0, 0, 0, 0]) + struct.pack(">HHIIIIHH", 3, 4, 7, 900, 1000, 4000, 53, 99)
 
 

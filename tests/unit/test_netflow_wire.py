@@ -15,7 +15,6 @@ from eddy_agents.wire.netflow_datagram import (
     V9,
     Malformed,
     defect_of_length,
-    follows,
     read_header,
     read_sets,
 )
@@ -86,16 +85,6 @@ def test_octets_after_an_ipfix_message_are_told_unless_zero() -> None:
         data = message + rest
         defect = defect_of_length(data, 0, len(data), read_header(data, 0, len(data)))
         assert (defect.reason if defect else None) == reason
-
-
-def test_a_whole_ipfix_message_may_follow() -> None:
-    """What follows a message is the next where it begins like one and is whole."""
-    message = struct.pack(">HHIII", 10, 16, 1, 2, 3)
-    for rest, found in ((message, True), (message[:-1], False), (b"\0\x09" + message[2:], False), (b"", False)):
-        data = message + rest
-        header = read_header(data, 0, len(data))
-        assert follows(data, header, len(data)) is found
-        assert (defect_of_length(data, 0, len(data), header) is None) is (found or not rest)
 
 
 def test_sets_before_a_broken_one_are_kept() -> None:

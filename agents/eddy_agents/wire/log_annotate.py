@@ -179,11 +179,10 @@ def _put_one(fields: FieldSet, row: int, patterns: tuple[Pattern, ...], message:
     reading = table_of(patterns).read(message)
     if reading is None:
         return
-    pattern, spans = reading
     rows = np.array([row])
-    for name, attribute in CONSTANTS.items():
-        fields.put(name, rows, [getattr(pattern, attribute).encode()])
-    for field, begin, end in spans:
+    for name, constant in zip(CONSTANTS, reading.constants, strict=True):
+        fields.put(name, rows, [constant])
+    for field, begin, end in reading.spans:
         value = message[begin:end]
         fields.put(FIELDS[field], rows, [value.lower() if FIELDS[field] in LOWER_CASE else value])
 

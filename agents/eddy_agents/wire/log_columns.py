@@ -6,7 +6,6 @@ columns that hold them. A field that few rows have goes to the column of maps.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
@@ -44,19 +43,6 @@ MAX_DIGITS = 18
 """A decimal number of at most so many digits fits 64 bits."""
 
 _NUMERIC = frozenset({FieldType.INT, FieldType.LEVEL})
-
-
-def groups_of(expression: re.Pattern[bytes], text: bytes) -> list[list[bytes | None]]:
-    """Return for each group of ``expression`` its text in each line; None where it took no part.
-
-    Args:
-        expression: takes exactly one line with its end, whether it fits or not.
-        text: lines, each with its end.
-    """
-    # split() puts the groups of all matches, and what lies between, into one list: no object for each match.
-    parts = expression.split(text)
-    width = expression.groups + 1
-    return [parts[group::width] for group in range(1, width)]
 
 
 class Codes:

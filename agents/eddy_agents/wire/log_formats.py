@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eddy_agents.wire.log_chunk import Chunk, Repair
-from eddy_agents.wire.log_columns import FieldSet, groups_of
+from eddy_agents.wire.log_columns import FieldSet
 from eddy_agents.wire.log_header import take_headers
 from eddy_agents.wire.syslog import BOM, BOM_LATIN_1, MAX_PRIORITY, structured_data, without_bom
 from eddy_agents.wire.syslog_time import MONTHS, UNREADABLE, Clock
@@ -28,6 +28,19 @@ from eddy_mesh.rows import SPARSE_SHARE
 
 Groups: TypeAlias = Sequence[Sequence[bytes | None]]
 """For each group of an expression its text in each line; None where it took no part."""
+
+
+def groups_of(expression: re.Pattern[bytes], text: bytes) -> list[list[bytes | None]]:
+    """Return for each group of ``expression`` its text in each line; None where it took no part.
+
+    Args:
+        expression: takes exactly one line with its end, whether it fits or not.
+        text: lines, each with its end.
+    """
+    # split() puts the groups of all matches, and what lies between, into one list: no object for each match.
+    parts = expression.split(text)
+    width = expression.groups + 1
+    return [parts[group::width] for group in range(1, width)]
 
 
 class LineFormat(NamedTuple):

@@ -47,7 +47,7 @@ GROUPS = {
     "group": "group.name",
     "ttl": "network.ttl",
 }
-"""Group name in a pattern → field. At most 32: `eddy_agents.wire.log_shapes` keeps a bit for each."""
+"""Group name in a pattern → field. At most 60: `eddy_agents.wire.log_shapes` keeps a bit for each."""
 
 
 class Pattern(NamedTuple):

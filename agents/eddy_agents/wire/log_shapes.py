@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +46,21 @@ def _limits() -> dict[int, int]:
 LIMITS = _limits()
 """Offset in `FIELDS` → the most bytes that every pattern lets the field have."""
 
-Spans: TypeAlias = Sequence[tuple[int, int, int]]
-"""For each field that a message has its offset in `FIELDS`, and where it begins and ends in the message."""
+
+class Reading(NamedTuple):
+    """What one message says.
+
+    Attributes:
+        constants: of its pattern, as in `CONSTANTS`; b"" where that does not say.
+        spans: for each field that the message has its offset in `FIELDS`, and where it begins and ends in the message.
+    """
+
+    constants: tuple[bytes, ...]
+    spans: Sequence[tuple[int, int, int]]
 
 
 class _Compiled(NamedTuple):
-    pattern: Pattern
+    constants: tuple[bytes, ...]
     expression: re.Pattern[bytes]
     fields: tuple[int, ...]
     needle: bytes
@@ -63,15 +72,15 @@ class Table(NamedTuple):
     by_key: Mapping[bytes, tuple[_Compiled, ...]]
     by_needle: tuple[_Compiled, ...]
 
-    def read(self, message: bytes) -> tuple[Pattern, Spans] | None:
-        """Return the pattern of a message and its fields, or None where it has none; only its first line counts."""
+    def read(self, message: bytes) -> Reading | None:
+        """Return what a message says, or None where it has no pattern; only its first line counts."""
         line = message.partition(b"\n")[0]
         for needed in (self.by_needle, self.by_key.get(line[:_KEY_BYTES], ())):
-            for pattern, expression, fields, needle in needed:
+            for constants, expression, fields, needle in needed:
                 found = expression.fullmatch(line) if needle in message else None
                 if found is not None:
                     spans = zip(fields, found.regs[1:], strict=True)
-                    return pattern, [(number, begin, end) for number, (begin, end) in spans if end > begin]
+                    return Reading(constants, [(number, *span) for number, span in spans if span[1] > span[0]])
         return None
 
 
@@ -83,7 +92,8 @@ def table_of(patterns: tuple[Pattern, ...]) -> Table:
     for pattern in patterns:
         expression = re.compile(pattern.text.encode())
         names = sorted(expression.groupindex, key=lambda name: expression.groupindex[name])
-        compiled = _Compiled(pattern, expression, tuple(map(_NUMBER_OF.__getitem__, names)), pattern.needle.encode())
+        constants = tuple(getattr(pattern, attribute).encode() for attribute in CONSTANTS.values())
+        compiled = _Compiled(constants, expression, tuple(map(_NUMBER_OF.__getitem__, names)), pattern.needle.encode())
         if pattern.needle:
             by_needle.append(compiled)
         else:
@@ -110,7 +120,7 @@ class Shapes:
 
     def _forget(self) -> None:
         self._known: defaultdict[tuple[Pattern, ...], dict[bytes, int]] = defaultdict(dict)
-        self._count, self._bytes = 1, 0
+        self._count, self._met, self._bytes = 1, 0, 0
         self._code_of: list[dict[bytes, int]] = [{b"": 0} for _ in NAMES]
         self.texts: list[list[bytes]] = [[b""] for _ in NAMES]
         self.codes = np.zeros((len(NAMES), _LEAST_ROOM), np.int32)
@@ -121,7 +131,7 @@ class Shapes:
 
     def begin_chunk(self) -> None:
         """Forget everything where it has become too much; numbers given before are void."""
-        if self._count > MAX_SHAPES or self._bytes > MAX_SHAPE_BYTES:
+        if self._met > MAX_SHAPES or self._bytes > MAX_SHAPE_BYTES:
             self._forget()
 
     def _make_room(self, count: int) -> None:
@@ -145,34 +155,46 @@ class Shapes:
             table = table_of(patterns)
             new = {shape for shape, number in zip(shapes, numbers, strict=True) if number is None}
             self._make_room(len(new))
-            for shape in new:
-                known[shape] = self._learn(table, shape)
+            self._learn(known, {shape: table.read(shape) for shape in new})
             numbers = list(map(known.get, shapes))
         return np.array(numbers, np.intp)
 
-    def _learn(self, table: Table, shape: bytes) -> int:
-        self._bytes += len(shape)
-        reading = table.read(shape)
-        if reading is None:
-            return 0
-        pattern, spans = reading
-        number = self._count
-        self._count += 1
-        for name, attribute in enumerate(CONSTANTS.values(), len(FIELDS)):
-            self._code(number, name, getattr(pattern, attribute).encode())
-        for field, begin, end in spans:
-            text = shape[begin:end]
-            if _DIGIT in text:
-                self.begins[field, number], self.ends[field, number] = begin, end
-                self.has_span[number] |= np.uint64(1 << field)
-            else:
-                self._code(number, field, text.lower() if FIELDS[field] in LOWER_CASE else text)
-        return number
+    def _learn(self, known: dict[bytes, int], readings: Mapping[bytes, Reading | None]) -> None:
+        self._met += len(readings)
+        self._bytes += sum(map(len, readings))
+        first = self._count
+        codes: list[tuple[int, int, int]] = []
+        places: list[tuple[int, int, int, int]] = []
+        for shape, reading in readings.items():
+            known[shape] = 0
+            if reading is None:
+                continue
+            number = known[shape] = self._count
+            self._count += 1
+            named = [*enumerate(reading.constants, len(FIELDS))]
+            for field, begin, end in reading.spans:
+                text = shape[begin:end]
+                if _DIGIT in text:
+                    places.append((field, number, begin, end))
+                else:
+                    named.append((field, text.lower() if FIELDS[field] in LOWER_CASE else text))
+            codes += [(name, number, self._code(name, text)) for name, text in named if text]
+        names, numbers, values = np.array(codes, np.int64).reshape(-1, 3).T
+        self.codes[names, numbers] = values
+        fields, numbers, begins, ends = np.array(places, np.int64).reshape(-1, 4).T
+        self.begins[fields, numbers], self.ends[fields, numbers] = begins, ends
+        new = slice(first, self._count)
+        self.has_codes[new] = _bits(self.codes[:, new] > 0)
+        self.has_span[new] = _bits(self.ends[:, new] > 0)
 
-    def _code(self, number: int, name: int, text: bytes) -> None:
-        if text:
-            code = self._code_of[name].setdefault(text, len(self.texts[name]))
-            if code == len(self.texts[name]):
-                self.texts[name].append(text)
-            self.codes[name, number] = code
-            self.has_codes[number] |= np.uint64(1 << name)
+    def _code(self, name: int, text: bytes) -> int:
+        texts = self.texts[name]
+        code = self._code_of[name].setdefault(text, len(texts))
+        if code == len(texts):
+            texts.append(text)
+        return code
+
+
+def _bits(held: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Return for each column the number whose bits are its rows."""
+    return (np.uint64(1) << np.arange(len(held), dtype=np.uint64)) @ held.astype(np.uint64)

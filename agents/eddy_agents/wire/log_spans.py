@@ -134,5 +134,5 @@ def addresses_at(data: Data, begins: Offsets, ends: Offsets) -> tuple[npt.NDArra
     fits = ((lengths > 0) & (lengths < 4)).all(axis=1)
     parts, are_numbers = numbers_at(data, starts.ravel(), (starts + lengths).ravel())
     are_numbers &= (parts < 256) & ((lengths.ravel() == 1) | (data[starts.ravel()] != ord("0")))
-    fits &= are_numbers.reshape(-1, 4).all(axis=1)
+    fits = np.asarray(fits & are_numbers.reshape(-1, 4).all(axis=1))
     return parts.reshape(-1, 4) @ _OCTETS, fits

@@ -23,7 +23,6 @@ from eddy_agents.wire.netflow_datagram import (
     Header,
     Malformed,
     defect_of_length,
-    follows,
     read_header,
     read_sets,
 )
@@ -77,17 +76,15 @@ class Collector:
         reader = _Reader(self, harvest, data, now_ns)
         for row, sender in enumerate(senders):
             start, end = offsets[row], offsets[row + 1]
-            while start >= 0:
-                start = self._feed_message(reader, row, sender, start, end)
+            self._feed_message(reader, row, sender, start, end)
 
-    def _feed_message(self, reader: _Reader, row: int, sender: tuple[int, int], start: int, end: int) -> int:
-        """Read the message at ``start``; return where the next one of the same datagram begins, -1 for none."""
+    def _feed_message(self, reader: _Reader, row: int, sender: tuple[int, int], start: int, end: int) -> None:
         data, harvest, now_ns = reader.data, reader.harvest, reader.now_ns
         try:
             header = read_header(data, start, end)
         except Malformed as defect:
             harvest.refuse(row, defect)
-            return -1
+            return
         stream = self._streams.get((*sender, header.version, header.domain))
         if stream is None:
             stream = self._open(harvest, StreamKey(*sender, header.version, header.domain), now_ns)
@@ -99,7 +96,6 @@ class Collector:
             reader.refuse(defect_of_length(data, start, end, header))
         if header.version != V1:
             self._follow(row, reader)
-        return header.end if follows(data, header, end) else -1
 
     def _follow(self, row: int, reader: _Reader) -> None:
         """Compare the sequence number of a datagram that was read with what was expected."""

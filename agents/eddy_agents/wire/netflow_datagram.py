@@ -150,7 +150,8 @@ def _read_fixed(data: Buffer, start: int, end: int, sizes: _Fixed) -> Header:
 def defect_of_length(data: Buffer, start: int, end: int, header: Header) -> Malformed | None:
     """Return what is wrong with the length of the datagram at ``data[start:end]``, None where it is as announced.
 
-    Zero octets behind a datagram are padding. Others are ``trailing_octets``, but for a further IPFIX message.
+    Zero octets behind a datagram are padding; others are ``trailing_octets``. A datagram holds one message (RFC 7011
+    section 10.3.3); files of messages end to end (RFC 5655) are taken apart before they come here.
     """
     if header.version == V9:
         return None
@@ -160,20 +161,9 @@ def defect_of_length(data: Buffer, start: int, end: int, header: Header) -> Malf
         announced = sizes.header + announced * sizes.record
     if announced > end - start:
         return Malformed("truncated", f"{end - start} octets of {announced} announced", end - start)
-    if header.end < end and not follows(data, header, end) and any(data[header.end : end]):
+    if header.end < end and any(data[header.end : end]):
         return Malformed("trailing_octets", f"{end - header.end} octets follow the message", header.end - start)
     return None
-
-
-def follows(data: Buffer, header: Header, end: int) -> bool:
-    """Return whether behind an IPFIX message, and before ``end``, there is a further one, whole.
-
-    RFC 7011 section 10.3.3 has one in a datagram; messages that were relayed or kept (RFC 5655) come end to end.
-    """
-    if header.version != IPFIX or end - header.end < _IPFIX_HEADER.size:
-        return False
-    version, length = _SET_HEADER.unpack_from(data, header.end)
-    return bool(version == IPFIX and _IPFIX_HEADER.size <= length <= end - header.end)
 
 
 def read_sets(data: Buffer, start: int, end: int) -> tuple[list[FlowSet], Malformed | None]:

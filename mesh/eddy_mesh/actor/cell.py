@@ -29,6 +29,8 @@ TICK_S = 1.0
 RETRY_S = 1.0
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 CRASH_BUDGET = len(BACKOFF_S)
+AFTERWARDS_NS = 24 * 3600 * 1_000_000_000
+"""How far ahead the last tick of a drain is: every window is over then, and what is open is told whole."""
 CRASH_WINDOW_S = 120.0
 """More crashes than `CRASH_BUDGET` within this time and the agent stays failed until somebody resumes it."""
 
@@ -259,7 +261,7 @@ class Cell:
             for edge in self.edges:
                 await edge.until_completed(edge.accepted)
             try:
-                await self._tick_once()
+                await self._tick_once(AFTERWARDS_NS)
             except Exception:  # noqa: BLE001  # a defect of one agent must not keep the others from being drained
                 self._log.exception("agent could not end its windows")
             await self._end_life()
@@ -470,10 +472,10 @@ class Cell:
             await self._go.wait()
             await self._tick_once()
 
-    async def _tick_once(self) -> None:
+    async def _tick_once(self, later_ns: int = 0) -> None:
         if self.agent is None or self.is_source or not self._is_open:
             return
-        result = self._taker().on_tick(self.now_ns())
+        result = self._taker().on_tick(self.now_ns() + later_ns)
         for output in (await result if isinstance(result, Awaitable) else result).outputs:
             await self._put_out(output)
 

@@ -31,7 +31,8 @@ MAX_DATAGRAM_BYTES = 65_535
 STDIN = "-"
 ALL_PORTS = range(65_536)
 IPFIX_TYPE = "netflow"
-"""Raw type whose files may hold IPFIX messages end to end (RFC 5655)."""
+"""Raw type whose files hold IPFIX messages end to end (RFC 5655) where they are named so; else one datagram."""
+IPFIX_SUFFIX = ".ipfix"
 _IPFIX = struct.Struct(">HH")
 _IPFIX_VERSION = 10
 _IPFIX_HEADER_BYTES = 16
@@ -90,7 +91,7 @@ class InputFiles:
                     self._complaints.add("no_capture", 1, _shown(name), "it begins as neither pcap nor pcapng does")
                 elif self._raw.is_lines:
                     yield from self._lines(file, name)
-                elif self._raw.kind.type == IPFIX_TYPE and file.peek(2)[:2] == _IPFIX_VERSION.to_bytes(2, "big"):
+                elif self._raw.kind.type == IPFIX_TYPE and name.endswith(IPFIX_SUFFIX):
                     yield from self._messages(file, name)
                 else:
                     yield from self._datagram(file, name)

@@ -37,7 +37,14 @@ _ENVELOPE = frozenset(
 )
 _OPTIONS_HEADER = frozenset(
     {
-        *("observer.ip", "netflow.version", "netflow.domain", "netflow.template", "netflow.sequence"),
+        *(
+            "observer.ip",
+            "netflow.version",
+            "netflow.domain",
+            "netflow.template",
+            "netflow.sequence",
+            "netflow.export_time",
+        ),
         *("source.ip", "source.port", "event.original", "observer.port"),
     }
 )

@@ -77,7 +77,7 @@ def why(settings: Settings, identity: str, everything: bool, archive: str) -> No
     eddy why 01a2002d-e4c7 --all
     """  # noqa: D301  # click's mark for lines that stay as they are
     if not identity:
-        _show_choice(settings, with_mesh(settings, lambda mesh: _newest(mesh, archive)))
+        _show_choice(settings, with_mesh(settings, lambda mesh: _choice(mesh, archive)))
         return
     condition = named(identity)
     found = with_mesh(settings, lambda mesh: _explained(mesh, condition, archive))
@@ -110,12 +110,16 @@ def named(identity: str) -> str:
 # --- asking ------------------------------------------------------------------------------------------------------
 
 
-async def _newest(mesh: Mesh, archive: str, condition: str = "") -> list[Event]:
-    """Return the newest diagnoses, newest first."""
+async def _choice(mesh: Mesh, archive: str) -> list[Event]:
+    return await _newest(mesh, await archives(mesh, archive))
+
+
+async def _newest(mesh: Mesh, places: list[str], condition: str = "") -> list[Event]:
+    """Return the newest diagnoses that archives hold, newest first."""
     more = f" AND {condition}" if condition else ""
     statement = f"{DIAGNOSED} WHERE stage = 'analyzed'{more} ORDER BY occurred DESC LIMIT {CHOICE}"
     found: list[Event] = []
-    for place in await archives(mesh, archive):
+    for place in places:
         async with aclosing(mesh.query(statement, archive=place)) as events:
             found += [event async for event in events]
     return sorted(_once(found), key=_age, reverse=True)[:CHOICE]
@@ -123,21 +127,22 @@ async def _newest(mesh: Mesh, archive: str, condition: str = "") -> list[Event]:
 
 async def _explained(mesh: Mesh, condition: str, archive: str) -> Explanation | list[Event]:
     """Return the one diagnosis with its evidence; where there are none or several, these."""
-    found = await _newest(mesh, archive, condition)
+    places = await archives(mesh, archive)
+    found = await _newest(mesh, places, condition)
     if len(found) != 1:
         return found
     statement = f"SELECT * WHERE stage = 'analyzed' AND {named(_id(found[0]))}"
-    for place in await archives(mesh, archive):
+    for place in places:
         async with aclosing(mesh.query(statement, archive=place)) as events:
             async for diagnosis in events:
-                return await _with_evidence(mesh, diagnosis, archive)
+                return await _with_evidence(mesh, diagnosis, places)
     return []
 
 
-async def _with_evidence(mesh: Mesh, diagnosis: Event, archive: str) -> Explanation:
+async def _with_evidence(mesh: Mesh, diagnosis: Event, places: list[str]) -> Explanation:
     wanted = evidence_ids(diagnosis)
     held: list[Event] = []
-    for place in await archives(mesh, archive):
+    for place in places:
         for start in range(0, len(wanted), IDS_OF_A_FETCH):
             request = {"ids": wanted[start : start + IDS_OF_A_FETCH]}
             async with aclosing(mesh.ask("archive", "fetch", request, agent=place)) as rows:
