@@ -239,6 +239,7 @@ CASES: list[tuple[str, str, dict[str, Value]]] = [
             "destination.mac": "00:0c:29:aa:bb:01",
             "source.mac": "00:50:56:cc:dd:02",
             "network.iana_number": 47,
+            "network.transport": "gre",
             "source.ip": "192.0.2.7",
         },
     ),

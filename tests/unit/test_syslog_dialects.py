@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from eddy_agents.transformers import syslog
 from eddy_agents.wire.syslog import Syslog, cisco_severity, parse_any, parse_rfc5424
 from eddy_agents.wire.syslog_cisco import device_header
 from eddy_agents.wire.syslog_stamps import ZONES, stamp_at
 from eddy_agents.wire.syslog_time import UNREADABLE, iso_ns, zone_of
+from eddy_mesh.batch import Batch, Kind, Producer
+from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.columns import Bytes, Column, Constant, pack
 from eddy_mesh.errors import WireError
+from eddy_mesh.rows import flat_row, time_ns
 
 PLAIN = "Jan 15 10:22:33"
 BSD: list[tuple[str, str | None, str | None, str | None, str | None, str]] = [
@@ -197,3 +202,58 @@ def test_fortios_keys() -> None:
     parts = parse_any(f"<189>{text}".encode())
     assert (parts.hostname, parts.timestamp) == ("FGT1", "2024-01-15T10:22:33+0100")
     assert (parts.appname, parts.message) == (None, text)
+
+
+OBSERVED = time_ns("2026-11-03T10:00:00Z")
+
+
+def cook(lines: list[bytes]) -> list[dict[str, Value]]:
+    """The rows that the syslog cooking makes of lines."""
+    columns: dict[str, Column] = {
+        "event.original": Bytes(*pack(lines)),
+        "observed": Constant(OBSERVED, len(lines)),
+        "host_address": Constant("198.51.100.9", len(lines)),
+    }
+    raw = Batch(Kind(Stage.RAW, EventClass.SYSTEM, "syslog"), "o", Producer(1, 2), 0, 1, len(lines), columns)
+    (draft,) = syslog.Cooking(syslog.Config(timezone="America/New_York")).on_batch(raw, OBSERVED).outputs
+    cooked = Batch(draft.kind, "o", Producer(3, 2), 0, 1, draft.count, draft.columns)
+    return [flat_row(cooked, row) for row in range(cooked.count)]
+
+
+def test_chunks_cook_dialects_as_single_lines_do() -> None:
+    """What a chunk's expressions take of the dialects is what the parser of single lines finds."""
+    lines = [case[0].encode() for case in (*BSD, *DEVICES)]
+    for line, row in zip(lines, cook(lines), strict=True):
+        parts = parse_any(line)
+        expected = {
+            "syslog.format": parts.format,
+            "log.syslog.hostname": parts.hostname,
+            "log.syslog.appname": parts.appname,
+            "log.syslog.procid": parts.procid,
+            "event.code": parts.event_code,
+            "syslog.message_counter": parts.message_counter,
+            "message": parts.message or "",
+        }
+        assert {name: row.get(name) for name in expected} == expected, line
+
+
+TIMES = [
+    ("<30>Nov  3 09:14:07 gate app: x", "2026-11-03T14:14:07Z", ["year", "timezone"]),
+    ("<30>Nov  3 09:14:07 UTC gate app: x", "2026-11-03T09:14:07Z", ["year"]),
+    ("<30>Nov  3 09:14:07 CET gate app: x", "2026-11-03T08:14:07Z", ["year"]),
+    ("<30>Nov  3 09:14:07 CET app: x", "2026-11-03T08:14:07Z", ["year", "host"]),
+    ("<30>Nov  3 2026 09:14:07 GMT+1: app: x", "2026-11-03T08:14:07Z", ["host"]),
+    ("<30>2026 Nov 3 09:14:07.5 UTC: %A-5-B: x", "2026-11-03T09:14:07.5Z", ["host"]),
+    ("<189>5: sw1: .Nov  3 09:14:07,5 CET: %SYS-5-X: x", "2026-11-03T08:14:07.5Z", ["year"]),
+    ("<30>2026-11-03T09:14:07 gate app: x", "2026-11-03T14:14:07Z", ["timezone"]),
+    ('<30>date=2026-11-03 time=09:14:07 devname="f" tz="+0100" a=b', "2026-11-03T08:14:07Z", None),
+    ("<165>1 2026-11-03T09:14:07+0100 host app 7 ID - x", "2026-11-03T08:14:07Z", None),
+    ("<165>1 2026-11-03 09:14:07,25z host app 7 ID - x", "2026-11-03T09:14:07.25Z", None),
+]
+
+
+@pytest.mark.parametrize(("line", "time", "repair"), TIMES)
+def test_a_stated_zone_counts(line: str, time: str, repair: list[str] | None) -> None:
+    """A stated zone is used, only a zone that is left out is supplied, and what was supplied is listed."""
+    (row,) = cook([line.encode()])
+    assert (row["occurred"], row.get("syslog.repair")) == (time_ns(time), repair)

@@ -20,6 +20,7 @@ from eddy_agents.wire.log_spans import Data, Offsets, addresses_at, digits_folde
 from eddy_mesh.cer import Value
 from eddy_mesh.columns import Packed, Text, pack
 from eddy_mesh.fields import FieldType, type_of
+from eddy_mesh.registry.protocols import protocol_name
 
 MAX_MATCHED_BYTES = 4096
 """Longer messages are not looked at: no well-known program writes them, and it bounds the work on hostile ones."""
@@ -199,6 +200,13 @@ def split_addresses(fields: FieldSet) -> None:
     named.codes[rows] = -1
 
 
+def name_protocols(fields: FieldSet) -> None:
+    """Put the names of protocols that messages number."""
+    if fields.has("network.iana_number"):
+        fields.codes("network.iana_number")  # numbers become texts
+        fields.derive("network.iana_number", "network.transport", lambda number: protocol_name(int(number)).encode())
+
+
 def annotated_rows(programs: Sequence[str], messages: Sequence[str]) -> list[dict[str, Value]]:
     """Return what is known about each message, for cookings that work by row.
 
@@ -210,4 +218,5 @@ def annotated_rows(programs: Sequence[str], messages: Sequence[str]) -> list[dic
     names.put(ALL, [program.encode("utf-8", "replace") for program in programs])
     Annotator().annotate(fields, names, Text(*pack([message.encode("utf-8", "replace") for message in messages])))
     split_addresses(fields)
+    name_protocols(fields)
     return fields.rows()

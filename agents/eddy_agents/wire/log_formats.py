@@ -20,7 +20,7 @@ import numpy.typing as npt
 from eddy_agents.wire.log_chunk import Chunk, Repair
 from eddy_agents.wire.log_columns import FieldSet
 from eddy_agents.wire.log_header import take_headers
-from eddy_agents.wire.syslog import BOM, BOM_LATIN_1, MAX_PRIORITY, structured_data, without_bom
+from eddy_agents.wire.syslog import BOM, BOM_LATIN_1, MAX_PRIORITY, PLAIN_NAMES, structured_data, without_bom
 from eddy_agents.wire.syslog_time import MONTHS, UNREADABLE, Clock
 from eddy_mesh.cer import Value
 from eddy_mesh.fields import level_number
@@ -89,7 +89,7 @@ def _one_line(form: str) -> re.Pattern[bytes]:
 # --- syslog --------------------------------------------------------------------------------------------------------
 
 _PRI = r"(?:<(\d{1,3})>)"
-_TAG = r"([^ \n\[]+)(?<!:) ([^ :\[\n]+)(?:\[(\d{1,18})\])?:(?: |(?=\n))(.*)"
+_TAG = PLAIN_NAMES + r"(?:\[(\d{1,18})\])?:(?: |(?=\n))(.*)"
 _SECOND = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?"
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from eddy_agents.wire.log_chunk import Chunk, Repair
 from eddy_agents.wire.log_columns import Codes
 from eddy_agents.wire.log_spans import Data, Offsets, numbers_at, packed, texts_at, windows
-from eddy_agents.wire.syslog import MAX_PRIORITY
+from eddy_agents.wire.syslog import MAX_PRIORITY, PLAIN_NAMES
 from eddy_agents.wire.syslog_time import Clock
 from eddy_mesh.columns import Text
 from eddy_mesh.rows import SPARSE_SHARE
@@ -27,7 +27,7 @@ _SPACE, _COLON, _OPENING, _CLOSING, _LESS, _GREATER = b" :[]<>"
 _MOST_PRIORITY_BYTES = 5
 _MINUTE_BYTES = 12
 _PRIORITIES = [b"%d" % priority for priority in range(MAX_PRIORITY + 1)]
-_NAMES = re.compile(rb"[^ \n\[]+(?<!:) [^ :\[\n]+")
+_NAMES = re.compile(PLAIN_NAMES.encode())
 """Host and tag."""
 
 _FORM = np.arange(256, dtype=np.uint8)

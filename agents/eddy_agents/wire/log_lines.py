@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.wire.log_annotate import Annotator, split_addresses
+from eddy_agents.wire.log_annotate import Annotator, name_protocols, split_addresses
 from eddy_agents.wire.log_chunk import Chunk, Repair
 from eddy_agents.wire.log_columns import FieldSet
 from eddy_agents.wire.log_formats import LineFormat, flat_elements, put_values
@@ -88,6 +88,7 @@ class LineCooking:
         messages = chunk.messages()
         self._annotator.annotate(chunk.fields, chunk.fields.codes("log.syslog.appname"), messages)
         split_addresses(chunk.fields)
+        name_protocols(chunk.fields)
         return Draft(kind, batch.count, _columns(chunk, messages, batch))
 
     def _take(self, chunk: Chunk) -> npt.NDArray[np.intp]:

@@ -32,6 +32,7 @@ _FIRST_YEAR, _LAST_YEAR = 1678, 2261
 
 
 _ISO = re.compile(rb"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(Z|[+-]\d\d:?\d\d)?")
+_ZONED = re.compile(rb"(.*\d) (Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)")
 
 
 def zone_of(name: str) -> tzinfo:
@@ -154,9 +155,15 @@ class Clock:
         """
         iso = _ISO.fullmatch(text)
         if iso is None:
-            return bsd_ns(text.replace(b",", b"."), observed_ns, self._zone), len(text.split()) < 4, True
+            return self._named(text, observed_ns)
         whole = self._second(iso[1], iso[3])
         return whole if whole == UNREADABLE else whole + _fraction_ns(iso[2] or b""), False, not iso[3]
+
+    def _named(self, text: bytes, observed_ns: int) -> tuple[int, bool, bool]:
+        """Do what `one` does for a text with a month's name; a zone may follow it."""
+        stated = _ZONED.fullmatch(text)
+        time, zone = (stated[1], _offset(stated[2])) if stated else (text, self._zone)
+        return bsd_ns(time.replace(b",", b"."), observed_ns, zone), len(time.split()) < 4, stated is None
 
 
 def bsd_ns(text: bytes, observed_ns: int, zone: tzinfo) -> int:
