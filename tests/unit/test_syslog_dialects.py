@@ -222,7 +222,7 @@ def cook(lines: list[bytes]) -> list[dict[str, Value]]:
 
 def test_chunks_cook_dialects_as_single_lines_do() -> None:
     """What a chunk's expressions take of the dialects is what the parser of single lines finds."""
-    lines = [case[0].encode() for case in (*BSD, *DEVICES)]
+    lines = [str(case[0]).encode() for case in (*BSD, *DEVICES)]
     for line, row in zip(lines, cook(lines), strict=True):
         parts = parse_any(line)
         expected = {
