@@ -25,7 +25,7 @@ from eddy_mesh.cer import Value, id_text
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import UsageError, WireError
 from eddy_mesh.fields import FieldType, type_of
-from eddy_mesh.flows import FlowReceiver, live_plan
+from eddy_mesh.flows import ANSWER_IDLE_S, FlowReceiver, live_plan
 from eddy_mesh.local import Whereabouts, find
 from eddy_mesh.rows import flat_rows, json_value, value_of_json
 from eddy_mesh.selection import LiveAggregate, Plan, compile_statement, render, row_names
@@ -202,7 +202,7 @@ class Mesh:
     async def hosts(self, timeout_s: float = 2.0) -> list[dict[str, object]]:
         """Return the status of every host process: agents, edges, types and subscriptions."""
         subject = subjects.control_all(self.backplane, "stats")
-        answers = await self.bus.gather(subject, b"{}", timeout_s=timeout_s)
+        answers = await self.bus.gather(subject, b"{}", timeout_s=timeout_s, idle_s=ANSWER_IDLE_S)
         statuses = []
         for answer in answers:
             with suppress(WireError):  # something else is on this subject; the others are no worse for it

@@ -29,6 +29,8 @@ from eddy_mesh.wire_json import decode_object
 LEASE_S = 30.0
 """A subscription that is not renewed for so long is over."""
 RENEW_S = LEASE_S / 3
+ANSWER_IDLE_S = 0.4
+"""Quiet after which no further host process is expected to answer: a busy one takes its time."""
 MAX_COUNT = 1 << 20
 MAX_GAP = 1 << 32
 """A larger hole in the positions of a host is no loss but a lie, or a new life that its epoch does not show."""
@@ -205,7 +207,7 @@ class FlowReceiver:
         except BusError:
             self._leases = None  # without JetStream a host that starts later learns of the lease when it is renewed
         subject = subjects.control_all(self._backplane, SUBSCRIBE)
-        for answer in await self._bus.gather(subject, data, timeout_s=timeout_s, idle_s=0.15):
+        for answer in await self._bus.gather(subject, data, timeout_s=timeout_s, idle_s=ANSWER_IDLE_S):
             with contextlib.suppress(WireError):  # somebody else answers here; it does not publish the flow
                 self.hosts.add(str(decode_object(answer.data, "lease").get("host", "")))
 

@@ -106,6 +106,10 @@ async def backplane(tmp_path_factory: pytest.TempPathFactory, make_lab: type[Lab
         edge = await lab.host("edge", {"in-syslog": syslog_source(port), **EDGE_AGENTS})
         hub = await lab.host("hub", HUB_AGENTS)
         yield Backplane(lab, await lab.mesh(), port, edge, hub)
+        for agent in (edge, hub):  # after all of the tests both end within five seconds, and in order
+            assert await agent.end() == 0, agent.complaints
+            assert "Traceback" not in agent.complaints, agent.complaints
+            assert "never retrieved" not in agent.complaints
     finally:
         await lab.close()
 
@@ -570,11 +574,3 @@ async def test_every_agent_is_found_by_service_discovery(backplane: Backplane) -
     hosts = {str(status["host"]): status["agents"] for status in await backplane.mesh.hosts()}
     assert found == {host: len(agents) for host, agents in hosts.items()}  # type: ignore[arg-type]
     assert len({row["id"] for row in rows}) == len(rows)
-
-
-async def test_the_host_processes_end_in_order(backplane: Backplane) -> None:
-    """After all of the above both end within five seconds, with status 0 and without a traceback."""
-    for agent in (backplane.edge, backplane.hub):
-        assert await agent.end() == 0, agent.complaints
-        assert "Traceback" not in agent.complaints, agent.complaints
-        assert "never retrieved" not in agent.complaints
