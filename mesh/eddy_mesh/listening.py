@@ -11,7 +11,7 @@ import errno
 import socket
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -249,11 +249,30 @@ async def rest_of(reader: asyncio.StreamReader, read_bytes: int) -> bytes:
         read_bytes: most bytes a read; after sixteen reads or `_REST_WAIT_S` the rest is the sender's.
     """
     parts: list[bytes] = []
-    with suppress(TimeoutError, ConnectionError, ssl.SSLError):
-        async with asyncio.timeout(_REST_WAIT_S):
-            while len(parts) < _REST_READS and (data := await reader.read(read_bytes)):
-                parts.append(data)
+
+    async def take() -> None:
+        while len(parts) < _REST_READS and (data := await reader.read(read_bytes)):
+            parts.append(data)
+
+    with suppress(ConnectionError, ssl.SSLError):
+        await in_time(_REST_WAIT_S, take())
     return b"".join(parts)
+
+
+async def in_time(limit_s: float, work: Coroutine[object, object, object]) -> bool:
+    """Do work for ``limit_s`` at most, and return whether it was done; also in a task that is being cancelled.
+
+    ``asyncio.timeout`` can not be used there: before Python 3.11.4 its expiry in a cancelled task is a CancelledError.
+    """
+    task = asyncio.ensure_future(work)
+    await asyncio.wait({task}, timeout=limit_s)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+    if task.cancelled():
+        return False
+    task.result()
+    return True
 
 
 class Pace:
@@ -291,13 +310,10 @@ async def emit_or_count(outlet: Outlet, draft: Draft) -> None:
 
 async def emit_last(outlet: Outlet, draft: Draft) -> bool:
     """Emit while stopping: wait `STOP_WAIT_S` at most, then count as lost with reason ``stopped`` and return False."""
-    try:
-        async with asyncio.timeout(STOP_WAIT_S):
-            await outlet.emit(draft)
-    except TimeoutError:
-        outlet.lost("stopped", draft.count)
-        return False
-    return True
+    if await in_time(STOP_WAIT_S, outlet.emit(draft)):
+        return True
+    outlet.lost("stopped", draft.count)
+    return False
 
 
 def first_of(failed: BaseExceptionGroup[OSError]) -> OSError:
@@ -422,8 +438,7 @@ class StreamListener:
                 await self._connected(reader, writer)
             finally:
                 writer.close()
-                async with asyncio.timeout(_CLOSE_WAIT_S):
-                    await writer.wait_closed()
+                await in_time(_CLOSE_WAIT_S, writer.wait_closed())
 
     def _ended(self, connection: socket.socket, _: asyncio.Task[None]) -> None:
         self._open -= 1

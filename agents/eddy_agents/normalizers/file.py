@@ -30,6 +30,7 @@ from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Column, Constant, Numbers
 from eddy_mesh.errors import WireError
+from eddy_mesh.listening import in_time
 
 OUTPUT = Kind(Stage.RAW, EventClass.SYSTEM, "file")
 MEDIA_TYPE = "text/plain"
@@ -371,9 +372,7 @@ class _Follower:
     async def stop(self) -> None:
         """Write the last checkpoint if what it covers is taken in time, and close the files."""
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_STOP_WAIT_S):
-                    await self._checkpoint()
+            await in_time(_STOP_WAIT_S, self._checkpoint())
         finally:
             for followed in self._tails.values():
                 followed.close()

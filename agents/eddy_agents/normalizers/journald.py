@@ -25,7 +25,7 @@ from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Constant, Numbers
-from eddy_mesh.listening import Pace, first_of
+from eddy_mesh.listening import Pace, first_of, in_time
 
 OUTPUT = Kind(Stage.RAW, EventClass.SYSTEM, "journald")
 MEDIA_TYPE = "application/json"
@@ -210,9 +210,7 @@ class _Reader:
 
     async def stop(self) -> None:
         """Write the last checkpoint, if what it covers is taken in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_WAIT_S):
-                await self._checkpoint()
+        await in_time(_STOP_WAIT_S, self._checkpoint())
 
 
 def _draft(frames: Frames, now_ns: int) -> Draft:
@@ -242,7 +240,5 @@ async def _end(process: Process) -> None:
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 signal()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_WAIT_S):
-                await process.wait()
-                return
+        if await in_time(_STOP_WAIT_S, process.wait()):
+            return
