@@ -21,7 +21,10 @@ from eddy_mesh.local import Whereabouts
 from eddy_mesh.runtime.process import running
 from eddy_mesh.server import EmbeddedServer
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(120),
+]  # a dozen starts of `eddy`, each a second or two on a busy machine
 
 AGENTS = {
     "in": AgentConfig(type="normalizer", source="emit"),
