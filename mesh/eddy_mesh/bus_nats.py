@@ -40,7 +40,7 @@ from eddy_mesh.nkeys import credentials, user_key
 from eddy_mesh.replies import gather_replies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from nats.aio.msg import Msg
@@ -91,12 +91,24 @@ async def connect(
     return bus
 
 
+class _Client(Client):
+    """The library's client, which hears on when whoever waited for an answer to its PING is gone."""
+
+    async def _process_pong(self) -> None:
+        # In nats-py 2.16 the answer to a cancelled flush() ends the read loop, and with it everything, without a word.
+        if self._pongs and self._pongs[0].done():
+            del self._pongs[0]
+            self._pings_outstanding = 0
+        else:
+            await super()._process_pong()
+
+
 class NatsBus:
     """A NATS connection; see ``eddy_mesh.bus.Bus``. Made by `connect`."""
 
     def __init__(self, options: ConnectOptions) -> None:
         self._options = options
-        self._client = Client()
+        self._client = _Client()
         self._js = self._client.jetstream()
         self._errors: Counter[str] = Counter()
         self._dropped: Counter[LibrarySubscription] = Counter()
@@ -263,11 +275,8 @@ class NatsBus:
         self, subject: str, data: bytes, *, headers: Mapping[str, str] | None = None, reply: str = ""
     ) -> None:
         """Hand a message to the connection; waits only while the outbound buffer is full."""
-        with _cancellable():
-            try:
-                await self._client.publish(subject, data, reply, dict(headers) if headers else None)
-            except (nats.errors.Error, OSError) as error:
-                raise streams.bus_error(error, subject) from error
+        with streams.mapped(subject):
+            await self._client.publish(subject, data, reply, dict(headers) if headers else None)
 
     async def subscribe(
         self,
@@ -330,7 +339,7 @@ class NatsBus:
         """Return when the server has taken in all that was published and subscribed before."""
         if not self._client.is_connected:
             raise BusError("not connected: nothing can be flushed until the server is back")
-        with streams.mapped("flush"), _cancellable():
+        with streams.mapped("flush"):
             # The library's flush sends its PING ahead of what it still holds back.
             await self._client._flush_pending(force_flush=True)  # noqa: SLF001
             await self._client.flush(timeout_s)  # type: ignore[arg-type]
@@ -468,27 +477,18 @@ class NatsSubscription:
 
     async def _end(self, *, drain: bool) -> None:
         try:
-            if drain:
-                await self._bound.drain()  # type: ignore[no-untyped-call]
-            else:
-                await self._bound.unsubscribe()
-        except (nats.errors.BadSubscriptionError, nats.errors.ConnectionClosedError):
-            pass  # ended before
-        except (nats.errors.Error, OSError) as error:
-            raise streams.bus_error(error, self.subject) from error
+            with streams.mapped(self.subject):
+                await self._end_bound(drain=drain)
         finally:
             self._ended_dropped += self._dropped.pop(self._bound, 0)
             self._forget(self)
 
-
-@contextlib.contextmanager
-def _cancellable() -> Iterator[None]:
-    """Raise the cancellation that the library swallows while it waits for room in its buffer."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    yield
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
+    async def _end_bound(self, *, drain: bool) -> None:
+        with contextlib.suppress(nats.errors.BadSubscriptionError, nats.errors.ConnectionClosedError):  # ended before
+            if drain:
+                await self._bound.drain()  # type: ignore[no-untyped-call]
+            else:
+                await self._bound.unsubscribe()
 
 
 def _message(message: Msg) -> Message:

@@ -86,11 +86,19 @@ def bus_error(error: Exception, what: str) -> BusError:
 
 @contextlib.contextmanager
 def mapped(what: str) -> Iterator[None]:
-    """Raise what the client library raises inside as `BusError`."""
+    """Raise what the client library raises inside as `BusError`, and the cancellation that it swallows inside.
+
+    It swallows one while it waits for room in its buffer, and ``asyncio.wait_for`` does in Python 3.11 when the
+    answer comes at the same time.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         yield
     except (nats.errors.Error, OSError) as error:  # TimeoutError is an OSError
         raise bus_error(error, what) from error
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 # ---------------------------------------------------------------------------------------------- buckets

@@ -166,6 +166,18 @@ async def test_unreadable_file_is_a_configuration_mistake(server: EmbeddedServer
         await connect(server.url, options=ConnectOptions(creds_file=str(tmp_path / "none")))
 
 
+async def test_cancelled_flush_leaves_the_bus_usable(server: EmbeddedServer) -> None:
+    """The answer to a flush that nobody waits for any more does not make the connection deaf."""
+    bus = await connect(server.url, name="test")
+    flushing = asyncio.create_task(bus.flush())
+    while not bus._client._pongs:  # noqa: ASYNC110  # the library tells nobody
+        await asyncio.sleep(0)
+    flushing.cancel()
+    await asyncio.wait([flushing])
+    await bus.flush(timeout_s=2.0)
+    await bus.close()
+
+
 async def test_cancelled_publish_ends(server: EmbeddedServer) -> None:
     """A task that is cancelled while its publish waits for room ends, and the bus stays usable."""
     bus = await connect(server.url, options=ConnectOptions(outbound_buffer_bytes=1))
