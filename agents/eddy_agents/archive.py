@@ -33,6 +33,7 @@ INPUT = ("SELECT *",)
 T = TypeVar("T")
 MAX_FIELDS = 512
 """Names of fields told of one kind: JSON logs can bring any number."""
+AT_ONCE_EVENTS = 500
 COMPACT_EVERY = 60
 """Ticks between two looks for small files."""
 
@@ -123,7 +124,9 @@ class Agent:
         Raises:
             StoreError: the disk or the memory is full; the batch is offered again.
         """
-        await self._run(self._appending, lambda: self._opened.append([batch]))
+        # A small batch is written to memory in less time than another thread takes to wake.
+        if batch.count > AT_ONCE_EVENTS or not self._opened.append_at_once([batch]):
+            await self._run(self._appending, lambda: self._opened.append([batch]))
         self._enter(batch.kind, batch.count, now_ns, now_ns, batch.columns)
         return Result()
 

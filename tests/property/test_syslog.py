@@ -103,7 +103,7 @@ def test_headers_found_at_once_are_those_of_the_expression(lines: list[str]) -> 
     kind = Kind(Stage.RAW, EventClass.SYSTEM, "x")
     raw = Batch(kind, "o", Producer(1, 2), 0, 1, len(lines), columns)
     given = []
-    for form in (BSD, BSD._replace(quick=None)):
+    for form in (BSD._replace(quick_from=1), BSD._replace(quick=None)):
         cooking = LineCooking(UTC, (form,), syslog=ANY_LINE, host_from=())
         draft = cooking.cook(raw, kind, NOW)
         cooked = Batch(kind, "o", Producer(3, 2), 0, 1, draft.count, draft.columns)

@@ -69,6 +69,14 @@ def store(folder: Path) -> Iterator[ArchiveStore]:
         yield opened
 
 
+def test_append_at_once_never_waits(store: ArchiveStore) -> None:
+    """Where another thread works on the store nothing is taken, and the caller is told; else it is as `append`."""
+    assert store.append_at_once([_flows(1)])
+    with store._lock:
+        assert not store.append_at_once([_flows(2)])
+    assert _ask(store, "SELECT * FROM network") == _expected(_flows(1))
+
+
 def test_events_are_seen_once_held_sealed_or_both(store: ArchiveStore) -> None:
     """A query sees what is held and what is sealed, in every form of statement."""
     batches = [_flows(1), _flows(2, origin="host-2"), _flows(3)]

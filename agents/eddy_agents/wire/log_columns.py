@@ -79,6 +79,12 @@ class Codes:
                 missing |= self.codes == code
         return missing
 
+    def same_in_all(self) -> bytes | None:
+        """Return the text that every row has, or None where they differ."""
+        if len(self.index) != 1 or not len(self.codes) or self.codes.min() < 0:
+            return None
+        return next(iter(self.index)) or None
+
     def texts_of(self, rows: npt.NDArray[np.intp]) -> list[bytes]:
         """Return the text of each of some rows, b"" for none."""
         texts = [*self.texts(), b""]
@@ -228,6 +234,11 @@ class FieldSet:
         for name in [name for name in self._dense if name not in columns]:
             self.codes(name)  # which few rows have
         for name, codes in self._fields.items():
+            kind, only = type_of(name), codes.same_in_all()
+            value = None if only is None or kind is FieldType.ADDRESS else _value(kind, only)
+            if value is not None:
+                columns[name] = Constant(value, self.count)
+                continue
             missing = codes.missing()
             present = self.count - int(np.count_nonzero(missing))
             if present == 0:
@@ -235,7 +246,7 @@ class FieldSet:
             if present < least:
                 self._to_sparse(name, codes, np.flatnonzero(~missing))
                 continue
-            column = column_of_codes(type_of(name), codes, missing if present < self.count else None)
+            column = column_of_codes(kind, codes, missing if present < self.count else None)
             if column is not None:
                 columns[name] = column
         if self._sparse:

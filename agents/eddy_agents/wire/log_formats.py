@@ -51,12 +51,14 @@ class LineFormat(NamedTuple):
         marker: offset of a group that takes part exactly where the line fits.
         fill: puts the groups of fitting lines into the chunk.
         quick: takes most lines that fit without the expression; returns the rows of the others.
+        quick_from: number of lines from which on ``quick`` is faster: its cost hardly depends on it.
     """
 
     expression: re.Pattern[bytes]
     marker: int
     fill: Callable[[Chunk, npt.NDArray[np.intp], Groups, Clock], None]
     quick: Callable[[Chunk, npt.NDArray[np.intp], Clock], npt.NDArray[np.intp]] | None = None
+    quick_from: int = 200
 
     def take(self, chunk: Chunk, rows: npt.NDArray[np.intp], clock: Clock) -> npt.NDArray[np.intp]:
         """Fill in the lines that fit; return the rows of those that do not.
@@ -66,7 +68,7 @@ class LineFormat(NamedTuple):
             rows: which lines to look at; none of them holds a line end.
             clock: converts times.
         """
-        if self.quick is not None and len(rows):
+        if self.quick is not None and len(rows) >= self.quick_from:
             rows = self.quick(chunk, rows, clock)
         if not len(rows):
             return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import tzinfo
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -236,11 +237,16 @@ def _columns(chunk: Chunk, messages: Text, batch: Batch) -> dict[str, Column]:
     return columns
 
 
+@cache
+def _repair_names(flags: int) -> tuple[str, ...]:
+    return tuple(str(part.name).lower() for part in Repair if part & flags)
+
+
 def _repair_column(flags: npt.NDArray[np.uint8]) -> Column | None:
     different = np.flatnonzero(np.bincount(flags))
-    names = {int(flag): [part.name.lower() for part in Repair if part & int(flag)] for flag in different}  # type: ignore[union-attr]
-    if len(different) == 1:
-        only = names[int(different[0])]
+    names = {flag: _repair_names(flag) for flag in different.tolist()}
+    if len(names) == 1:
+        only = names[different[0]]
         return Constant(list(only), len(flags)) if only else None
     encoded = {flag: msgspec.msgpack.encode(held) if held else b"" for flag, held in names.items()}
     nulls = flags == 0

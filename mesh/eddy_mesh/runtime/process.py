@@ -31,6 +31,9 @@ from eddy_mesh.runtime.lanes import Lanes
 READY_S = 5.0
 """Longest wait for the agents to start before the host process says that it is ready."""
 
+SWITCH_S = 0.001
+"""Longest turn of another thread while the event loop waits for the interpreter; 5 ms in Python unless told."""
+
 STOP_S = 0.5
 DRAIN_S = 3.0
 """Longest drain; what waits after it is counted as dropped. With the rest of the end it stays under 5 s."""
@@ -38,6 +41,7 @@ DRAIN_S = 3.0
 
 def run_loop(main: Coroutine[None, None, int]) -> int:
     """Run a coroutine in the fastest event loop that the platform has and return its exit status."""
+    sys.setswitchinterval(SWITCH_S)
     if sys.platform == "win32":
         return asyncio.run(main)
     import uvloop  # noqa: PLC0415  # not on Windows

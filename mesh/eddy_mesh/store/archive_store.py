@@ -105,12 +105,32 @@ class ArchiveStore:
             StoreError: no room on disk or in memory; nothing of ``batches`` was taken.
         """
         with self._lock:
-            if self._held.rows > self.config.max_held_rows:
-                message = f"{self._held.rows:,} events wait to be sealed (max_held_rows); seal before more can be taken"
-                raise StoreError(message)
-            self._journal.append(batches)
-            for batch in batches:
-                self._held.add(batch, self._journal.segment)
+            self._append(batches)
+
+    def append_at_once(self, batches: Sequence[Batch]) -> bool:
+        """Do what `append` does, without waiting for another thread or the disk.
+
+        Returns:
+            Whether it was done; else call `append`, where waiting does no harm.
+
+        Raises:
+            StoreError: as `append`.
+        """
+        if self._journal.sync_due or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._append(batches)
+        finally:
+            self._lock.release()
+        return True
+
+    def _append(self, batches: Sequence[Batch]) -> None:
+        if self._held.rows > self.config.max_held_rows:
+            message = f"{self._held.rows:,} events wait to be sealed (max_held_rows); seal before more can be taken"
+            raise StoreError(message)
+        self._journal.append(batches)
+        for batch in batches:
+            self._held.add(batch, self._journal.segment)
 
     def sync(self) -> None:
         """Return when everything appended before the call is on disk: acknowledge only then.

@@ -102,6 +102,11 @@ class Journal:
                     self.undecodable += 1
                     self._damaged.add(number)
 
+    @property
+    def sync_due(self) -> bool:
+        """Whether the next `append` waits for the disk, because too much is not on it yet."""
+        return self._unsynced_bytes > _MAX_UNSYNCED_BYTES or self._rewrite
+
     def append(self, batches: Sequence[Batch]) -> None:
         """Write batches at the end: all of them or none. They are durable after the next `sync`.
 
