@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Literal
@@ -31,12 +31,61 @@ LEASE_S = 30.0
 RENEW_S = LEASE_S / 3
 ANSWER_IDLE_S = 0.4
 """Quiet after which no further host process is expected to answer: a busy one takes its time."""
+DRAIN_S = 1.0
+"""Longest wait of a stop for what has come to find room."""
 MAX_COUNT = 1 << 20
 MAX_GAP = 1 << 32
 """A larger hole in the positions of a host is no loss but a lie, or a new life that its epoch does not show."""
 MAX_HOSTS = 4096
 SUBSCRIBE, UNSUBSCRIBE = "subscribe", "unsubscribe"
 Form = Literal["columns", "json"]
+Side = Literal["in", "out"]
+
+
+class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The part of an edge that one of several instances takes.
+
+    Attributes:
+        index: of the instance, 0 to ``of - 1``; it takes the partitions ``p`` with ``p % of == index``.
+        of: number of instances.
+        field: what the partition of an event is made from (`eddy_mesh.partition`); "" for its sequence number.
+    """
+
+    index: int
+    of: int
+    field: str = ""
+
+
+class EdgeEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The consuming end of an edge of the topology.
+
+    Attributes:
+        name: of the edge.
+        generation: revision of the topology in which the edge last changed; a host process serves the newest that was
+            activated.
+        share: which part of the edge this end takes; None for all of it.
+    """
+
+    name: str
+    generation: int
+    share: Share | None = None
+
+
+class Of(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose events, before the statement selects among them.
+
+    Attributes:
+        edge: for an edge of the topology: which; None for a subscription of a tool.
+        agents: each ``<host>/<agent>``; empty: all.
+        side: what these agents give out, or what they take in.
+    """
+
+    edge: EdgeEnd | None = None
+    agents: tuple[str, ...] = ()
+    side: Side = "out"
+
+
+ALL = Of()
 
 
 class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +97,7 @@ class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         owner: who asks; a host process leaves out leases whose owner begins with its own name and ``/``.
         form: batches of columns, or one JSON object a line.
         lease_s: seconds until it is over unless renewed.
+        of: whose events.
     """
 
     id: str
@@ -55,11 +105,13 @@ class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     owner: str
     form: Form = "columns"
     lease_s: float = LEASE_S
+    of: Of = ALL
 
 
-def flow_id(plan: Plan, form: Form) -> str:
-    """Return the name that all flows of the same statement and form have."""
-    return blake2b(f"{form} {render(plan)}".encode(), digest_size=10).hexdigest()
+def flow_id(plan: Plan, form: Form, of: Of = ALL) -> str:
+    """Return the name that all flows have that ask for the same; each end of an edge has one of its own."""
+    told = b"" if of == ALL else msgspec.json.encode(of)
+    return blake2b(f"{form} {render(plan)}".encode() + told, digest_size=10).hexdigest()
 
 
 def live_plan(plan: Plan) -> Plan:
@@ -145,6 +197,8 @@ def _decoded(message: Message, told: FlowMessage) -> Batch:
 
 
 Deliver = Callable[[Batch], Awaitable[None] | None]
+Position = tuple[int, int]
+"""Epoch in which a host process began a flow, and how many events it has published there since."""
 
 
 class FlowReceiver:
@@ -157,17 +211,32 @@ class FlowReceiver:
         owner: who asks, ``<host>/<agent>`` or a name of a tool.
         deliver: takes each batch.
         ledger: accounts of the edge; `FlowReceiver` counts what did not arrive or could not be decoded.
+        of: whose events.
+        give_up: called when a stop has waited `DRAIN_S` for ``deliver``; is to make it return at once.
     """
 
-    def __init__(self, bus: Bus, backplane: str, plan: Plan, owner: str, deliver: Deliver, ledger: Ledger) -> None:
-        self.lease = Lease(flow_id(plan, "columns"), render(plan), owner)
+    def __init__(
+        self,
+        bus: Bus,
+        backplane: str,
+        plan: Plan,
+        owner: str,
+        deliver: Deliver,
+        ledger: Ledger,
+        of: Of = ALL,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.lease = Lease(flow_id(plan, "columns", of), render(plan), owner, of=of)
         self.hosts: set[str] = set()
         self._bus = bus
         self._backplane = backplane
         self._deliver = deliver
+        self._give_up = give_up
         self._ledger = ledger
         self._own_host = owner.partition("/")[0] if "/" in owner else ""
-        self._positions: dict[str, tuple[int, int]] = {}
+        self._positions: dict[str, Position] = {}
+        self._taken: dict[str, Position] = {}
+        self._advanced = asyncio.Event()
         self._subscription: Subscription | None = None
         self._leases: KeyValue | None = None
         self._renewal: asyncio.Task[None] | None = None
@@ -178,13 +247,42 @@ class FlowReceiver:
         self._renewal = asyncio.get_running_loop().create_task(self._renew(), name=f"lease {self.lease.id}")
         await self._ask(timeout_s)
 
+    async def finish(self, fences: Mapping[str, Position], timeout_s: float) -> None:
+        """Take everything up to where each host process stopped serving this flow, and give the lease back.
+
+        Args:
+            fences: host process → its position then.
+            timeout_s: longest wait, s; what did not come by then is counted as lost with reason ``gap``.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while any(self._missing(self._taken, host, fence) for host, fence in fences.items()):
+                    self._advanced.clear()
+                    await self._advanced.wait()
+        for host, fence in fences.items():
+            self._lose(self._missing(self._positions, host, fence))
+        await self.stop()
+
+    def _missing(self, reached: Mapping[str, Position], host: str, fence: Position) -> int:
+        epoch, position = reached.get(host, (fence[0], self._begin(fence[1])))
+        return max(0, fence[1] - position) if epoch == fence[0] else 0
+
+    def _begin(self, position: int) -> int:
+        """Where a flow begins here: that of an edge is nobody else's, others are joined anywhere."""
+        return 0 if self.lease.of.edge else position
+
+    def _lose(self, events: int) -> None:
+        if 0 < events <= MAX_GAP:
+            self._ledger.offered += events
+            self._ledger.drop("gap", events)
+
     async def stop(self) -> None:
-        """Give the lease back."""
+        """Deliver what has come, and give the lease back."""
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
         if self._subscription is not None:
-            await self._subscription.unsubscribe()
+            await self._end(self._subscription)
         if not self._bus.connected:
             return  # the lease runs out by itself
         try:
@@ -193,6 +291,16 @@ class FlowReceiver:
             await self._bus.publish(subjects.control_all(self._backplane, UNSUBSCRIBE), msgspec.json.encode(self.lease))
         except BusError:
             return  # the lease runs out by itself
+
+    async def _end(self, subscription: Subscription) -> None:
+        if not self._bus.connected:
+            await subscription.unsubscribe()
+            return
+        late = asyncio.get_running_loop().call_later(DRAIN_S, self._give_up)
+        try:
+            await subscription.drain()
+        finally:
+            late.cancel()
 
     @property
     def _key(self) -> str:
@@ -220,28 +328,35 @@ class FlowReceiver:
                 continue  # away; asked again after the next interval, and hosts read the leases when they are back
 
     async def _receive(self, message: Message) -> None:
-        lost = 1
         try:
             told = parse_headers(message)
-            if told.host == self._own_host:
-                return
-            lost = told.count
-            self._count_gap(told)
-            batch = _decoded(message, told)
         except WireError:
-            self._ledger.offered += lost
-            self._ledger.drop("not_decoded", lost)
+            self._refuse(1)
             return
-        delivered = self._deliver(batch)
-        if delivered is not None:
-            await delivered
+        if told.host == self._own_host:
+            return
+        self._count_gap(told)
+        try:
+            delivered = self._deliver(_decoded(message, told))
+        except WireError:
+            self._refuse(told.count)
+        else:
+            if delivered is not None:
+                await delivered
+        self._taken[told.host] = (told.epoch, told.position + told.count)
+        self._advanced.set()
+
+    def _refuse(self, events: int) -> None:
+        self._ledger.offered += events
+        self._ledger.drop("not_decoded", events)
 
     def _count_gap(self, told: FlowMessage) -> None:
         """Events that a host published after its last message here and before this one did not arrive."""
-        epoch, expected = self._positions.get(told.host, (told.epoch, told.position))
-        if epoch == told.epoch and 0 < told.position - expected <= MAX_GAP:
-            self._ledger.offered += told.position - expected
-            self._ledger.drop("gap", told.position - expected)
+        epoch, expected = self._positions.get(told.host, (told.epoch, self._begin(told.position)))
+        if epoch == told.epoch:
+            self._lose(told.position - expected)
         if told.host not in self._positions and len(self._positions) >= MAX_HOSTS:
-            del self._positions[next(iter(self._positions))]
+            oldest = next(iter(self._positions))
+            del self._positions[oldest]
+            self._taken.pop(oldest, None)
         self._positions[told.host] = (told.epoch, told.position + told.count)
