@@ -9,13 +9,23 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
 from eddy_mesh.errors import ConfigError
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+TagName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(?!tags\.)[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$",
+        max_length=64,
+        description="write the name as it follows tags. in a statement: site, room.number",
+    ),
+]
+"""Name of a tag, without ``tags.``."""
 
 
 class NatsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +49,66 @@ class NatsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """PEM file of this client's certificate"""
     tls_key_file: str = ""
     """PEM file of its key"""
+
+
+PARTITIONS = 64
+"""Parts into which the events of an edge can be split."""
+
+Delivery = Literal["live", "durable"]
+OverloadPolicy = Literal["block", "spool", "drop-oldest", "sample"]
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which part of an edge's events one consumer takes."""
+
+    field: str = ""
+    """field whose value's hash decides; empty: the event's sequence number"""
+    of: Annotated[int, msgspec.Meta(ge=1, le=PARTITIONS)] = PARTITIONS
+    """number of parts"""
+    indexes: tuple[Annotated[int, msgspec.Meta(ge=0, lt=PARTITIONS)], ...] = ()
+    """the parts, 0 to ``of`` - 1; none given: all"""
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much an archive or a durable stream keeps; table ``[retention]``."""
+
+    max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """size beyond which the oldest goes, octets; 0: no bound"""
+    max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """age beyond which an event goes, s; 0: no bound"""
+
+
+class InEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An edge that ends at an agent, as a placement makes it."""
+
+    name: str
+    generation: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """revision in which it last changed"""
+    producers: tuple[str, ...] = ()
+    """``<host>/<agent>`` of everybody who feeds it"""
+    statement: str = "SELECT *"
+    delivery: Delivery = "live"
+    overload: OverloadPolicy = "block"
+    spool_bytes: int = 256 * 1024 * 1024
+    """quota on disk for the policy ``spool``, octets"""
+    partition: Partition = Partition()
+    retention: Retention = Retention()
+    """bounds of the stream of a durable edge"""
+
+
+class OutEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A durable edge that begins at an agent, as a placement makes it: what its sender puts into the stream."""
+
+    name: str
+    generation: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """revision in which it last changed"""
+    statement: str = "SELECT *"
+    overload: OverloadPolicy = "block"
+    spool_bytes: int = 256 * 1024 * 1024
+    """quota on disk for the policy ``spool``, octets"""
+    partition: Partition = Partition()
+    """``of`` is the number of subjects of the stream"""
+    retention: Retention = Retention()
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +138,12 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """publish its events on another backplane (an anonymizer's recipients); empty: this one"""
     config: dict[str, object] = {}
     """settings of the source, cooking, detector or agent type (`eddy-agent describe`)"""
+    in_edges: tuple[InEdge, ...] = ()
+    """edges of a topology that end here, made by its placement; with any the agent takes nothing else"""
+    out_edges: tuple[OutEdge, ...] = ()
+    """durable edges of a topology that begin here, made by its placement"""
+    retention: Retention = Retention()
+    """how much an archive keeps"""
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,8 +155,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """name of the mesh"""
     state: str = ""
     """directory for checkpoints, spools and stores; empty: the user's state directory"""
-    tags: tuple[str, ...] = ()
-    """names of the tags that events may carry"""
+    tags: tuple[TagName, ...] = ()
+    """names of the tags that events may carry, without ``tags.``; any other is taken away where it comes in"""
     nats: NatsConfig = NatsConfig()
     agents: dict[str, AgentConfig] = {}
 
@@ -154,10 +230,18 @@ def _mistakes_in_value(value: object, kind: object, place: str) -> list[str]:
     try:
         msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        reason = str(error).replace("`", "").split(" - at ")[0]
+        reason = _description(kind) or str(error).replace("`", "").split(" - at ")[0]
         shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
         return [f"{place}: {shown} does not fit: {reason[:1].lower()}{reason[1:]}"]
     return []
+
+
+def _description(kind: object) -> str:
+    """What a type says of itself, "" where it says nothing."""
+    for meta in getattr(kind, "__metadata__", ()):
+        if isinstance(meta, msgspec.Meta) and meta.description:
+            return meta.description
+    return next(filter(None, map(_description, get_args(kind))), "")
 
 
 def _struct_of_values(kind: object) -> type[msgspec.Struct] | None:

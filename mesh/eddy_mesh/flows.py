@@ -19,6 +19,7 @@ from eddy_mesh import codec, subjects
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus, KeyValue, Message, Subscription
 from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.config import Partition
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, EddyError, WireError
 from eddy_mesh.fields import type_of
@@ -42,20 +43,6 @@ Form = Literal["columns", "json"]
 Side = Literal["in", "out"]
 
 
-class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The part of an edge that one of several instances takes.
-
-    Attributes:
-        index: of the instance, 0 to ``of - 1``; it takes the partitions ``p`` with ``p % of == index``.
-        of: number of instances.
-        field: what the partition of an event is made from (`eddy_mesh.partition`); "" for its sequence number.
-    """
-
-    index: int
-    of: int
-    field: str = ""
-
-
 class EdgeEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The consuming end of an edge of the topology.
 
@@ -63,12 +50,12 @@ class EdgeEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: of the edge.
         generation: revision of the topology in which the edge last changed; a host process serves the newest that was
             activated.
-        share: which part of the edge this end takes; None for all of it.
+        partition: which part of the edge's events this end takes.
     """
 
     name: str
     generation: int
-    share: Share | None = None
+    partition: Partition = Partition()
 
 
 class Of(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

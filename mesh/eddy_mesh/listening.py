@@ -1,7 +1,7 @@
-"""What every source that listens needs: binding with an answer to a taken port, TLS, bounded connections, pacing.
+"""What every source that listens needs: binding with an answer to a taken port, TLS, pacing, an end in time.
 
-What may live here: sockets before the first byte is read, and the loop that accepts connections. What the bytes
-mean is the source's business; datagrams are read in `eddy_mesh.datagrams`.
+What may live here: sockets before the first byte is read, and how a source waits and stops. Connections are accepted
+in `eddy_mesh.connections`, datagrams read in `eddy_mesh.datagrams`; what the bytes mean is the source's business.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import errno
 import socket
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -32,13 +31,9 @@ GATHER_S = 0.002
 _NEXT_PORTS = 10
 """How many ports above a taken one are tried before any free one: a near, steady number is easier to find again."""
 
-_CLOSE_WAIT_S = 0.2
 _REST_WAIT_S = 0.05
 _REST_READS = 16
-_HANDSHAKE_S = 10.0
-_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_OUT_OF_FILES_S = 1.0
-_BACKLOG = 128
+_BACKLOG = 1024  # senders that all come back after a restart: one that finds no room tries again only after 1 s
 
 
 class PortTaken(StrEnum):
@@ -231,16 +226,6 @@ def clear_stale_socket(path: Path) -> None:
     path.unlink()
 
 
-def peer_of(writer: asyncio.StreamWriter) -> tuple[str | None, int | None]:
-    """Return the canonical address and the port of the other end; None for both on a unix socket."""
-    peer = writer.get_extra_info("peername")
-    if not isinstance(peer, tuple) or len(peer) < 2:
-        return None, None
-    address = ip_address(str(peer[0]).partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address), int(peer[1])
-
-
 async def rest_of(reader: asyncio.StreamReader, read_bytes: int) -> bytes:
     """Return what has arrived on a connection whose source was told to stop: the sender believes it delivered.
 
@@ -341,108 +326,3 @@ async def readable(watched: socket.socket) -> None:
         await waiter
     finally:
         loop.remove_reader(watched)
-
-
-async def _next_connection(bound: socket.socket) -> socket.socket:
-    """Accept a connection; unlike with ``loop.sock_accept``, none is left open when this is cancelled."""
-    while True:
-        try:
-            connection, _ = bound.accept()
-        except BlockingIOError:
-            try:
-                await readable(bound)
-            except NotImplementedError:
-                return (await asyncio.get_running_loop().sock_accept(bound))[0]
-        else:
-            connection.setblocking(False)
-            return connection
-
-
-Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a stream listener.
-
-    Attributes:
-        max_connections: connections open at a time; one more is closed with the notice ``too_many_connections``.
-        read_bytes: most bytes taken from a connection at a time.
-    """
-
-    max_connections: int
-    read_bytes: int
-
-
-class StreamListener:
-    """Accepts connections on bound sockets and gives each its own task until cancelled."""
-
-    def __init__(self, outlet: Outlet, limits: Limits, connected: Connected) -> None:
-        self._outlet = outlet
-        self._limits = limits
-        self._connected = connected
-        self._open = 0
-        self._is_full = False
-        self._unattended: set[socket.socket] = set()
-
-    async def serve(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
-        """Serve until cancelled; then every connection's task is cancelled and waited for.
-
-        Args:
-            sockets: bound, listening stream sockets; the caller closes them.
-            tls: context where connections are encrypted.
-        """
-        async with asyncio.TaskGroup() as group:
-            for bound in sockets:
-                group.create_task(self._accept(bound, tls, group))
-
-    async def _accept(self, bound: socket.socket, tls: ssl.SSLContext | None, group: asyncio.TaskGroup) -> None:
-        while True:
-            try:
-                connection = await _next_connection(bound)
-            except ConnectionError:  # gone before it was accepted
-                continue
-            except OSError as error:
-                if error.errno not in _OUT_OF_FILES:
-                    raise
-                self._outlet.notice("connection_refused", reason=error.strerror, retry_s=_OUT_OF_FILES_S)
-                await asyncio.sleep(_OUT_OF_FILES_S)
-                continue
-            if self._open >= self._limits.max_connections:
-                self._refuse(connection)
-                continue
-            self._open += 1
-            self._unattended.add(connection)
-            task = group.create_task(self._attend(connection, tls))
-            task.add_done_callback(partial(self._ended, connection))
-
-    def _refuse(self, connection: socket.socket) -> None:
-        connection.close()
-        if not self._is_full:  # said once for each time that the limit is reached
-            self._outlet.notice("too_many_connections", limit=self._limits.max_connections)
-        self._is_full = True
-
-    async def _attend(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
-        self._unattended.discard(connection)
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(self._limits.read_bytes)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        if connection.family != getattr(socket, "AF_UNIX", None):  # else a peer that vanished counts for ever
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        with suppress(OSError):  # what befalls one connection is no matter of the others
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, connection, ssl=tls, ssl_handshake_timeout=_HANDSHAKE_S if tls else None
-            )
-            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-            try:
-                await self._connected(reader, writer)
-            finally:
-                writer.close()
-                await in_time(_CLOSE_WAIT_S, writer.wait_closed())
-
-    def _ended(self, connection: socket.socket, _: asyncio.Task[None]) -> None:
-        self._open -= 1
-        self._is_full = False
-        if connection in self._unattended:  # cancelled before its first step: nobody has closed it
-            self._unattended.discard(connection)
-            connection.close()

@@ -28,6 +28,7 @@ class Whereabouts(msgspec.Struct, frozen=True):
         backplane: name of the mesh.
         pid: process number of the `up`, 0 where there is none.
         state: its state directory.
+        started: what tells that process from a later one of the same number, see `process_start`; "" where not known.
     """
 
     servers: tuple[str, ...]
@@ -35,6 +36,7 @@ class Whereabouts(msgspec.Struct, frozen=True):
     backplane: str = DEFAULT_BACKPLANE
     pid: int = 0
     state: str = ""
+    started: str = ""
 
 
 class _Context(msgspec.Struct):
@@ -76,13 +78,16 @@ def leave_note(place: Whereabouts) -> Path:
     partial = path.with_suffix(".part")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(place))
+        file.write(msgspec.json.encode(msgspec.structs.replace(place, started=process_start(place.pid))))
     partial.replace(path)
     return path
 
 
 def running() -> list[Whereabouts]:
-    """Return the `up` processes of this user that are alive, newest first; notes of dead ones are removed."""
+    """Return the `up` processes of this user that are alive, newest first; notes of dead ones are removed.
+
+    A note whose process number was given to another process since is that of a dead one.
+    """
     alive: list[tuple[float, Whereabouts]] = []
     for path in note_directory().glob("*.json"):
         try:
@@ -90,7 +95,8 @@ def running() -> list[Whereabouts]:
             written = path.stat().st_mtime
         except (OSError, msgspec.MsgspecError):
             continue
-        if _is_alive(place.pid):
+        start = process_start(place.pid)
+        if start and (start == place.started or not place.started):
             alive.append((written, place))
         else:
             path.unlink(missing_ok=True)
@@ -147,13 +153,33 @@ def _context(name: str) -> Whereabouts:
     return Whereabouts(tuple(held.url.split(",")) if held.url else ("nats://127.0.0.1:4222",), options)
 
 
-def _is_alive(pid: int) -> bool:
+def process_start(pid: int) -> str:
+    """Return what no other process has: when this one started; "" when it is not alive.
+
+    On Linux the boot and the clock tick within it, which no change of the clock moves.
+
+    Source: proc_pid_stat(5), fields 3 (state) and 22 (starttime).
+    """
     if pid <= 0:
-        return False
+        return ""
+    if not Path("/proc/self/stat").exists():
+        return _process_start_elsewhere(pid)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # it lives and belongs to somebody else
-    return True
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    fields = stat[stat.rindex(b")") + 1 :].split()  # the name before may hold anything, blanks and brackets too
+    return "" if fields[0] in {b"Z", b"X"} else f"{boot}/{int(fields[19])}"
+
+
+def _process_start_elsewhere(pid: int) -> str:
+    import psutil  # noqa: PLC0415  # slow to import, and every command looks for an `up`
+
+    try:
+        process = psutil.Process(pid)  # never os.kill(pid, 0), which ends a process on Windows
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
+    except psutil.Error:
+        return "alive"  # it belongs to somebody else and may not be looked at

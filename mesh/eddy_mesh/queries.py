@@ -1,7 +1,8 @@
 """The query channel: ask an agent, get any number of rows back.
 
 What may live here: both ends. A query is a JSON object; the answer is NDJSON in one or more messages, the last of
-which carries the header ``Eddy-End`` (``ok``, or ``error`` with the reason in ``Eddy-Error``).
+which carries the header ``Eddy-End`` (``ok``, or ``error`` with the reason in ``Eddy-Error``). A row that fits into no
+message is left out, the others are sent, and the end is an error that says so.
 """
 
 from __future__ import annotations
@@ -19,29 +20,78 @@ from eddy_mesh.task import Answer, Task
 from eddy_mesh.wire_json import decode_object
 
 CHUNK_BYTES = 256 * 1024
+HEADER_BYTES = 4096
+"""Room for headers: the server counts them to the payload, and ends a connection that sends more than it takes."""
+MAX_REASON_BYTES = 2048
 END, ERROR = "Eddy-End", "Eddy-Error"
 
 
 async def answer(bus: Bus, message: Message, task: Task, verb: str) -> None:
     """Answer one query message with what the agent says."""
-    end = {END: "ok"}
-    held: list[bytes] = []
-    size = 0
+    pages = _Pages(max(bus.max_payload - HEADER_BYTES, bus.max_payload // 2))
+    last = b""
     try:
         request = decode_object(message.data, "query")
         async with aclosing(task.query(verb, request)) as rows:
             async for row in rows:
-                held.append(msgspec.json.encode(row))
-                size += len(held[-1])
-                if size >= CHUNK_BYTES:
-                    await bus.publish(message.reply, b"\n".join(held))
-                    held, size = [], 0
+                if page := pages.add(msgspec.json.encode(row)):
+                    await bus.publish(message.reply, page)
+        last, reason = pages.take(), pages.complaint
     except EddyError as error:
-        end, held = {END: "error", ERROR: str(error).replace("\n", " | ")}, []
+        reason = str(error) or type(error).__name__
     except Exception as error:  # noqa: BLE001  # a defect of one query must not end the agent
-        end, held = {END: "error", ERROR: f"{type(error).__name__}: {error}".replace("\n", " | ")}, []
+        reason = f"{type(error).__name__}: {error}"
+    end = {END: "error", ERROR: _header_text(reason)} if reason else {END: "ok"}
     with suppress(BusError):  # the server is away; whoever asked is told by its own time-out
-        await bus.publish(message.reply, b"\n".join(held), headers=end)
+        await bus.publish(message.reply, last, headers=end)
+
+
+class _Pages:
+    """Rows on their way to messages.
+
+    Args:
+        limit: octets that a message holds.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: list[bytes] = []
+        self._size = 0
+        self._left_out = 0
+        self._longest = 0
+
+    def add(self, row: bytes) -> bytes:
+        """Take a row; return the message that is full without it, or b"" while there is room."""
+        if len(row) > self._limit:
+            self._left_out += 1
+            self._longest = max(self._longest, len(row))
+            return b""
+        page = self.take() if self._size + len(row) > min(CHUNK_BYTES, self._limit) else b""
+        self._held.append(row)
+        self._size += len(row) + 1
+        return page
+
+    def take(self) -> bytes:
+        """Return what is held as a message."""
+        page = b"\n".join(self._held)
+        self._held, self._size = [], 0
+        return page
+
+    @property
+    def complaint(self) -> str:
+        """What was left out, or ""."""
+        if not self._left_out:
+            return ""
+        rows = "1 row was" if self._left_out == 1 else f"{self._left_out:,} rows were"
+        return (
+            f"{rows} left out: the longest has {self._longest:,} octets, and a message holds {self._limit:,}; "
+            "select fewer fields, or raise max_payload of the NATS server"
+        )
+
+
+def _header_text(text: str) -> str:
+    """Return a text as a header holds it: one line, not too long."""
+    return " | ".join(text.splitlines()).encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
 
 
 async def ask(
@@ -57,7 +107,7 @@ async def ask(
 
     Raises:
         NoResponders: nobody answers on that subject.
-        UsageError: the agent refused the query; its reason is the text.
+        UsageError: the agent refused the query, or left out rows that fit into no message; its reason is the text.
         BusError: no answer came in time.
     """
     reply = f"_EDDY.{uuid4().hex}"

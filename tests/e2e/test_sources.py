@@ -310,7 +310,8 @@ async def test_connections_are_bounded(outlet: MemoryOutlet) -> None:
             with suppress(ConnectionError):
                 await send_tcp(port, b"c\n")
             await asyncio.sleep(0)
-    assert outlet.told("too_many_connections")[0] == {"limit": 1}
+    assert outlet.told("too_many_connections")[0] == {"refused": 1, "source.ip": "127.0.0.1", "limit": 1}
+    assert outlet.losses["too_many_connections"] >= 1
 
 
 async def test_stop_gives_what_connections_hold(outlet: MemoryOutlet) -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from eddy_agents.wire import tail
 from eddy_agents.wire.tail import Checkpoint, FileKey, Look, Place, Start
-from eddy_mesh.errors import WireError
 
 KEY = FileKey(1, 2)
 INCLUDE = ("/var/log/**/*.log",)
@@ -100,12 +99,3 @@ def test_waiting_grows_while_nothing_comes() -> None:
     assert tail.next_wait_s(1.0, was_active=True, least_s=0.25, most_s=1.0) == 0.25
     assert tail.next_wait_s(0.4, was_active=False, least_s=0.25, most_s=1.0) == pytest.approx(0.6)
     assert tail.next_wait_s(0.9, was_active=False, least_s=0.25, most_s=1.0) == 1.0
-
-
-def test_checkpoint_round_trip() -> None:
-    """A checkpoint comes back as it was written; anything else is a WireError."""
-    checkpoint = Checkpoint(include=INCLUDE, places=(_place(11),))
-    assert tail.decode(tail.encode(checkpoint)) == checkpoint
-    for damaged in (b"", b"{}", b"[1]", b"\xff", tail.encode(checkpoint)[:-9]):
-        with pytest.raises(WireError):
-            tail.decode(damaged)

@@ -28,8 +28,8 @@ from eddy_agents.wire.tail import Checkpoint, FileKey, Look, Place, Start
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.checkpoint import CheckpointFile
 from eddy_mesh.columns import Column, Constant, Numbers
-from eddy_mesh.errors import WireError
 from eddy_mesh.listening import in_time
 
 OUTPUT = Kind(Stage.RAW, EventClass.SYSTEM, "file")
@@ -38,7 +38,6 @@ CHECKPOINT_S = 1.0
 """Least time between two checkpoints."""
 
 _STOP_WAIT_S = 0.5
-_FILE_NAME = "checkpoint.json"
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -182,21 +181,10 @@ class _Follower:
         self._loop = asyncio.get_running_loop()
         self._tails: dict[FileKey, _Tail] = {}
         self._told: set[tuple[str, str]] = set()  # notices given, each once a file
-        self._checkpoint_path = outlet.state / _FILE_NAME
-        self._earlier = self._load()
+        self._file = CheckpointFile(outlet, Checkpoint)
+        self._earlier = self._file.found
         self._known = {place.key: place for place in self._earlier.places} if self._earlier else {}
-        self._written: list[Place] | None = None
-        self._writing: asyncio.Future[None] | None = None
         self._is_first_scan = True
-
-    def _load(self) -> Checkpoint | None:
-        try:
-            return tail.decode(self._checkpoint_path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except WireError as error:
-            self._outlet.notice("checkpoint_unreadable", path=str(self._checkpoint_path), reason=str(error))
-            return None
 
     async def run(self) -> None:
         wait_s, discover_at_s, checkpoint_at_s = self._config.poll_s, 0.0, 0.0
@@ -346,28 +334,13 @@ class _Follower:
     # --- checkpoint --------------------------------------------------------------------------------------------
 
     async def _checkpoint(self) -> None:
-        if self._writing is not None:  # one that a stop has interrupted
-            await asyncio.wait([self._writing])
         places = [followed.place for followed in self._tails.values()]
         places += [
             place
             for key, place in self._known.items()
             if key not in self._tails and ("file_unreadable", place.path) in self._told
         ]
-        if places == self._written:
-            return
-        await self._outlet.settled()
-        self._writing = self._loop.run_in_executor(None, self._write, places)
-        await asyncio.shield(self._writing)
-
-    def _write(self, places: list[Place]) -> None:
-        fresh = self._checkpoint_path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(tail.encode(Checkpoint(include=self._config.include, places=tuple(places))))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._checkpoint_path)
-        self._written = places
+        await self._file.keep(Checkpoint(include=self._config.include, places=tuple(places)))
 
     async def stop(self) -> None:
         """Write the last checkpoint if what it covers is taken in time, and close the files."""

@@ -24,12 +24,14 @@ import numpy as np
 from eddy_agents.wire import http1
 from eddy_agents.wire.framing import LineFramer
 from eddy_agents.wire.http1 import Head, HttpError
+from eddy_mesh.admission import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Limits
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Bytes, Column, Constant, Numbers, pack
+from eddy_mesh.connections import Connection, StreamListener
 from eddy_mesh.errors import ConfigError
-from eddy_mesh.listening import Binding, Limits, PortTaken, StreamListener, bind, first_of, peer_of, server_tls
+from eddy_mesh.listening import Binding, PortTaken, bind, first_of, server_tls
 
 OUTPUT = Kind(Stage.RAW, EventClass.APPLICATION, "json")
 _JSON = "application/json"
@@ -81,14 +83,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_waiting_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024 * 1024
     """Bodies in memory together; a request beyond is answered 503."""
 
-    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    """Connections open at a time; one more is closed at once, with a notice."""
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = MAX_CONNECTIONS
+    """Connections open at a time; one more is closed at once, counted, with a notice."""
+
+    max_connections_per_peer: Annotated[int, msgspec.Meta(ge=1)] = MAX_CONNECTIONS_PER_PEER
+    """Those of one peer: an IPv4 address or an IPv6 /64; a proxy before this one is one peer."""
 
     head_wait_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     """How long a connection may be quiet before and within the head of a request."""
 
     body_wait_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    """How long a body may take to arrive."""
+    """How long a body may take to arrive, and an answer to be read."""
 
 
 class Source:
@@ -108,11 +113,12 @@ class Source:
         tls = server_tls(config.tls_certificate_file, config.tls_key_file, config.tls_ca_file)
         service = _Service(config, outlet, _token(config.token_file))
         binding = Binding("tcp", config.port_taken, config.fallback_ports)
-        listener = StreamListener(outlet, Limits(config.max_connections, _READ_BYTES), service.attend)
+        limits = Limits(_READ_BYTES, config.max_connections, config.max_connections_per_peer, first_wait_s=0)
+        listener = StreamListener(outlet, limits, service.attend)
         with ExitStack() as opened:
             sockets = [opened.enter_context(bind(text, binding, outlet)) for text in config.listen]
             try:
-                await listener.serve(sockets, tls)
+                await listener.serve((bound, tls) for bound in sockets)
             except* OSError as failed:
                 raise first_of(failed) from failed
 
@@ -140,27 +146,39 @@ class _Service:
         self._token = token
         self._waiting_bytes = 0
 
-    async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def attend(self, connection: Connection) -> None:
         """Serve the requests of one connection, one after the other."""
-        address, port = peer_of(writer)
-        sender = {"host_address": address, "source.port": port}
-        keeps_alive = True
+        reader, writer = connection.reader, connection.writer
+        sender = {"host_address": connection.address, "source.port": connection.port}
+        keeps_alive, is_first = True, True
         while keeps_alive:
             try:
-                async with asyncio.timeout(self._config.head_wait_s):
-                    head = await _read_head(reader)
+                head = await self._next_head(reader, is_first=is_first)
                 if head is None:
                     return
                 self._check(head)
                 accepted = await self._accept(head, reader, writer, sender)
             except HttpError as error:
+                if error.status is HTTPStatus.REQUEST_TIMEOUT:
+                    connection.idle()
                 writer.write(_refusal(error))
                 await _close_gently(reader, writer)
                 return
-            keeps_alive = head.keeps_alive
+            keeps_alive, is_first = head.keeps_alive, False
             body = msgspec.json.encode({"accepted": accepted})
             writer.write(http1.answer(HTTPStatus.OK, body, keeps_alive=keeps_alive))
-            await writer.drain()
+            async with asyncio.timeout(self._config.body_wait_s):  # a client may send for ever and read nothing
+                await writer.drain()
+
+    async def _next_head(self, reader: asyncio.StreamReader, *, is_first: bool) -> Head | None:
+        """Return the next request's head, None when the client has closed or asks for no more."""
+        try:
+            async with asyncio.timeout(self._config.head_wait_s):
+                return await _read_head(reader)
+        except TimeoutError as error:
+            if is_first:
+                raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "the request head did not arrive in time") from error
+            return None
 
     def _check(self, head: Head) -> None:
         """Refuse what is to be refused before the body is read."""

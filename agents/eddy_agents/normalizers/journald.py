@@ -24,6 +24,7 @@ from eddy_agents.wire.framing import Frames, LineFramer
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.checkpoint import CheckpointFile
 from eddy_mesh.columns import Constant, Numbers
 from eddy_mesh.listening import Pace, first_of, in_time
 
@@ -34,7 +35,6 @@ CHECKPOINT_S = 1.0
 
 _READ_BYTES = 256 * 1024
 _STOP_WAIT_S = 0.3
-_FILE_NAME = "checkpoint.json"
 _MAX_ERROR_BYTES = 64 * 1024
 
 
@@ -92,20 +92,11 @@ class _Reader:
     def __init__(self, config: Config, outlet: Outlet) -> None:
         self._config = config
         self._outlet = outlet
-        self._checkpoint_path = outlet.state / _FILE_NAME
-        self._cursor = self._written = self._load()
+        self._file = CheckpointFile(outlet, Cursor)
+        self._cursor = self._file.found
         self._is_cursor_refused = False
         self._has_read = False
         self._told = ""
-
-    def _load(self) -> Cursor | None:
-        try:
-            return msgspec.json.decode(self._checkpoint_path.read_bytes(), type=Cursor)
-        except FileNotFoundError:
-            return None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._outlet.notice("checkpoint_unreadable", path=str(self._checkpoint_path), reason=str(error))
-            return None
 
     async def run(self) -> None:
         wait_s = self._config.retry_s
@@ -199,14 +190,8 @@ class _Reader:
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:
-        cursor = self._cursor
-        if cursor is None or cursor == self._written:
-            return
-        await self._outlet.settled()
-        fresh = self._checkpoint_path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(cursor))
-        fresh.replace(self._checkpoint_path)
-        self._written = cursor
+        if self._cursor is not None:
+            await self._file.keep(self._cursor)
 
     async def stop(self) -> None:
         """Write the last checkpoint, if what it covers is taken in time."""

@@ -12,7 +12,7 @@ import asyncio
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -20,22 +20,21 @@ import msgspec
 import numpy as np
 
 from eddy_agents.wire.framing import MAX_FRAME_BYTES, Frames, LineFramer
+from eddy_mesh.admission import FIRST_WAIT_S, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Limits
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Column, Constant, Numbers
+from eddy_mesh.connections import Connection, StreamListener
 from eddy_mesh.errors import ConfigError
 from eddy_mesh.listening import (
     Binding,
-    Limits,
     Pace,
     PortTaken,
-    StreamListener,
     bind,
     emit_last,
     emit_or_count,
     first_of,
-    peer_of,
     rest_of,
 )
 
@@ -59,8 +58,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fallback_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65535)], ...] = ()
     """Ports to try when one is taken, before the next free one."""
 
-    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    """Connections open at a time; one more is closed at once, with a notice."""
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = MAX_CONNECTIONS
+    """Connections open at a time; one more is closed at once, counted, with a notice."""
+
+    max_connections_per_peer: Annotated[int, msgspec.Meta(ge=1)] = MAX_CONNECTIONS_PER_PEER
+    """Those of one peer: an IPv4 address or an IPv6 /64."""
+
+    first_message_wait_s: Annotated[float, msgspec.Meta(gt=0)] = FIRST_WAIT_S
+    """A connection that sent no whole line for so long is closed; after its first it may be quiet for days."""
 
     max_line_bytes: Annotated[int, msgspec.Meta(ge=1)] = MAX_FRAME_BYTES
     """Longest line; of a longer one the beginning is taken and the rest skipped, with a notice."""
@@ -84,7 +89,10 @@ class Source:
             raise ConfigError(["json_lines: nothing to read from: set listen (for example 127.0.0.1:5170) or path"])
         binding = Binding("tcp", config.port_taken, config.fallback_ports)
         lines = _Lines(outlet, config.max_line_bytes)
-        listener = StreamListener(outlet, Limits(config.max_connections, _READ_BYTES), lines.attend)
+        limits = Limits(
+            _READ_BYTES, config.max_connections, config.max_connections_per_peer, config.first_message_wait_s
+        )
+        listener = StreamListener(outlet, limits, lines.attend)
         with ExitStack() as opened:
             sockets = [opened.enter_context(bind(text, binding, outlet)) for text in config.listen]
             descriptor = _open(config.path) if config.path else None
@@ -93,7 +101,7 @@ class Source:
                     if descriptor is not None:
                         group.create_task(lines.read(descriptor, config.path))
                     if sockets:
-                        group.create_task(listener.serve(sockets))
+                        group.create_task(listener.serve((bound, None) for bound in sockets))
             except* OSError as failed:
                 raise first_of(failed) from failed
 
@@ -122,10 +130,10 @@ class _Lines:
         self._outlet = outlet
         self._max_line_bytes = max_line_bytes
 
-    async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def attend(self, connection: Connection) -> None:
         """Take in one connection."""
-        address, port = peer_of(writer)
-        await self._forward(reader, {"host_address": address, "source.port": port})
+        columns = {"host_address": connection.address, "source.port": connection.port}
+        await self._forward(connection.reader, columns, connection.heard)
 
     async def read(self, descriptor: int, path: str) -> None:
         """Take in an input to its end; the descriptor is closed then."""
@@ -138,7 +146,7 @@ class _Lines:
             lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
         try:
-            await self._forward(reader, {"log.file.path": path})
+            await self._forward(reader, {"log.file.path": path}, lambda: None)
             self._outlet.notice("input_ended", path=path)
         finally:
             transport.close()
@@ -154,12 +162,17 @@ class _Lines:
         await self._emit(framer.finish(), columns)
         self._outlet.notice("input_ended", path=path)
 
-    async def _forward(self, reader: asyncio.StreamReader, columns: Mapping[str, str | int | None]) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, columns: Mapping[str, str | int | None], heard: Callable[[], None]
+    ) -> None:
         framer = LineFramer(self._max_line_bytes)
         pace = Pace()
         try:
             while data := await reader.read(_READ_BYTES):
-                await self._emit(framer.feed(data), columns)
+                frames = framer.feed(data)
+                if len(frames):
+                    heard()
+                await self._emit(frames, columns)
                 await pace.wait(full=len(data) == _READ_BYTES)
         except asyncio.CancelledError:
             await self._emit_last(framer.feed(await rest_of(reader, _READ_BYTES)), columns)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -18,24 +19,23 @@ import msgspec
 import numpy as np
 
 from eddy_agents.wire.framing import MAX_FRAME_BYTES, Frames, SyslogFramer
+from eddy_mesh.admission import FIRST_WAIT_S, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Limits
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Column, Constant, Numbers
+from eddy_mesh.connections import Connection, StreamListener
 from eddy_mesh.datagrams import take_in
 from eddy_mesh.errors import ConfigError
 from eddy_mesh.listening import (
     Binding,
-    Limits,
     Pace,
     PortTaken,
-    StreamListener,
     bind,
     clear_stale_socket,
     emit_last,
     emit_or_count,
     first_of,
-    peer_of,
     rest_of,
     server_tls,
 )
@@ -82,8 +82,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reuse_port: bool = False
     """Share the UDP and TCP ports with other processes that do the same."""
 
-    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    """Stream connections open at a time; one more is closed at once, with a notice."""
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = MAX_CONNECTIONS
+    """TCP and TLS connections open at a time, and unix ones; one more is closed at once, counted, with a notice."""
+
+    max_connections_per_peer: Annotated[int, msgspec.Meta(ge=1)] = MAX_CONNECTIONS_PER_PEER
+    """Those of one peer: an IPv4 address or an IPv6 /64."""
+
+    first_message_wait_s: Annotated[float, msgspec.Meta(gt=0)] = FIRST_WAIT_S
+    """A connection that sent no whole message for so long is closed; after its first it may be quiet for days."""
 
     max_line_bytes: Annotated[int, msgspec.Meta(ge=480)] = MAX_FRAME_BYTES
     """Longest message on a stream; of a longer one the beginning is taken and the rest skipped, with a notice."""
@@ -108,21 +114,27 @@ class Source:
             raise _no_certificate()
         udp = Binding("udp", config.port_taken, config.fallback_ports, config.reuse_port)
         tcp = Binding("tcp", config.port_taken, config.fallback_ports, config.reuse_port)
-        streams = _Streams(outlet, config.max_line_bytes)
-        listener = StreamListener(outlet, Limits(config.max_connections, _READ_BYTES), streams.attend)
+        attend = _Streams(outlet, config.max_line_bytes).attend
+        limits = Limits(
+            _READ_BYTES, config.max_connections, config.max_connections_per_peer, config.first_message_wait_s
+        )
+        listener = StreamListener(outlet, limits, attend)
+        local = StreamListener(outlet, limits, attend)  # its own: nobody from outside keeps programs out
         with ExitStack() as opened:
             datagrams = [opened.enter_context(bind(text, udp, outlet)) for text in config.listen_udp]
-            plain = [opened.enter_context(bind(text, tcp, outlet)) for text in config.listen_tcp]
-            encrypted = [opened.enter_context(bind(text, tcp, outlet)) for text in config.listen_tls]
+            streams: list[tuple[socket.socket, ssl.SSLContext | None]] = [
+                (opened.enter_context(bind(text, tcp, outlet)), None) for text in config.listen_tcp
+            ]
+            streams += [(opened.enter_context(bind(text, tcp, outlet)), tls) for text in config.listen_tls]
             if config.unix_datagram:
                 datagrams.append(_unix(opened, config.unix_datagram, socket.SOCK_DGRAM))
-            if config.unix_stream:
-                plain.append(_unix(opened, config.unix_stream, socket.SOCK_STREAM))
+            unix = [(_unix(opened, config.unix_stream, socket.SOCK_STREAM), None)] if config.unix_stream else []
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(take_in(datagrams, outlet, OUTPUT, MEDIA_TYPE))
-                    group.create_task(listener.serve(plain))
-                    group.create_task(listener.serve(encrypted, tls))
+                    group.create_task(listener.serve(streams))
+                    if unix:
+                        group.create_task(local.serve(unix))
             except* OSError as failed:
                 raise first_of(failed) from failed
 
@@ -157,9 +169,10 @@ class _Streams:
         self._outlet = outlet
         self._max_line_bytes = max_line_bytes
 
-    async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def attend(self, connection: Connection) -> None:
         """Take in one connection: a draft a read, and at its end the message that has no delimiter."""
-        sender = _Sender(*peer_of(writer), self._outlet)
+        reader = connection.reader
+        sender = _Sender(connection.address, connection.port, self._outlet)
         framer = SyslogFramer(self._max_line_bytes)
         pace = Pace()
         try:
@@ -167,6 +180,7 @@ class _Streams:
                 frames = framer.feed(data)
                 sender.note_cut(frames)
                 if len(frames):
+                    connection.heard()
                     await emit_or_count(self._outlet, sender.draft(frames))
                 await pace.wait(full=len(data) == _READ_BYTES)
         except asyncio.CancelledError:

@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from eddy_mesh.errors import WireError
-
 HEAD_BYTES = 1024
 """How much of the beginning of a file is part of its identity."""
 
@@ -151,20 +149,3 @@ def leading_hole(chunk: bytes) -> int:
 def next_wait_s(wait_s: float, *, was_active: bool, least_s: float, most_s: float) -> float:
     """Return how long to wait before the next look: the least after growth, then by half longer each time."""
     return least_s if was_active else min(max(wait_s * 1.5, least_s), most_s)
-
-
-def encode(checkpoint: Checkpoint) -> bytes:
-    """Return the bytes of a checkpoint file."""
-    return msgspec.json.format(msgspec.json.encode(checkpoint)) + b"\n"
-
-
-def decode(data: bytes) -> Checkpoint:
-    """Return the checkpoint that a file holds.
-
-    Raises:
-        WireError: it holds something else.
-    """
-    try:
-        return msgspec.json.decode(data, type=Checkpoint)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError("checkpoint", str(error)) from error

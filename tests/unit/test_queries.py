@@ -1,0 +1,139 @@
+"""The query channel: rows of any size come whole, or the asker is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+
+from eddy_mesh import queries
+from eddy_mesh.agent import Result
+from eddy_mesh.batch import Batch
+from eddy_mesh.bus import Message
+from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
+from eddy_mesh.errors import UsageError
+from eddy_mesh.task import Answer, Context
+
+LIMIT = 64 * 1024
+"""Largest payload of the server in these tests, octets."""
+
+
+class Answering:
+    """A task that answers with given rows, and then perhaps fails."""
+
+    queries = frozenset({"rows"})
+
+    def __init__(self, rows: list[dict[str, object]], error: Exception | None = None) -> None:
+        self._rows = rows
+        self._error = error
+
+    async def query(self, verb: str, request: Mapping[str, object]) -> AsyncGenerator[Answer, None]:
+        """Yield the rows."""
+        for row in self._rows:
+            yield row
+        if self._error is not None:
+            raise self._error
+
+    async def start(self, context: Context) -> None:
+        """Nothing to open."""
+
+    async def on_batch(self, batch: Batch, now_ns: int) -> Result:
+        """Take nothing."""
+        return Result()
+
+    async def on_tick(self, now_ns: int) -> Result:
+        """Nothing is due."""
+        return Result()
+
+    async def settle(self) -> None:
+        """Nothing is kept."""
+
+    def status(self) -> Answer:
+        """Nothing to show."""
+        return {}
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+
+class Asked:
+    """What an asker got.
+
+    Attributes:
+        rows: numbers of the rows.
+        error: why there are no more, "" where all came.
+        sizes: payload and headers of each message, octets.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[object] = []
+        self.error = ""
+        self.sizes: list[int] = []
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[MemoryBus]:
+    """A bus with a small limit."""
+    bus = MemoryBroker(max_payload=LIMIT).connect()
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+async def asked(task: Answering) -> Asked:
+    """Ask a task over a bus with a small limit."""
+    got = Asked()
+    async with connected() as bus, asyncio.TaskGroup() as group:
+
+        def receive(message: Message) -> None:
+            group.create_task(queries.answer(bus, message, task, "rows"))
+
+        def watch(message: Message) -> None:
+            headers = sum(len(name) + len(value.encode()) + 4 for name, value in message.headers.items())
+            got.sizes.append(len(message.data) + headers)
+
+        await bus.subscribe("ask", receive)
+        await bus.subscribe("_EDDY.>", watch)
+        try:
+            async for row in queries.ask(bus, "ask", {"a": 1}):
+                got.rows.append(row["n"])
+        except UsageError as error:
+            got.error = str(error)
+        await bus.flush()
+    return got
+
+
+def row_of(number: int, octets: int) -> dict[str, object]:
+    """Return a row of about so many octets."""
+    return {"n": number, "text": "x" * octets}
+
+
+async def test_rows_share_messages_up_to_the_limit_of_the_server() -> None:
+    """Short and long rows come in order, none is lost where two would not fit together, and no message is too large."""
+    sizes = [100] * 50 + [40_000, 40_000, 59_000, 1] + [3_000] * 60
+    got = await asked(Answering([row_of(number, octets) for number, octets in enumerate(sizes)]))
+    assert got.rows == list(range(len(sizes)))
+    assert got.error == ""
+    assert max(got.sizes) <= LIMIT
+    assert len(got.sizes) < 12
+
+
+async def test_a_row_that_fits_into_no_message_is_told() -> None:
+    """The other rows come, then an error that says how many are missing, how large they are and what helps."""
+    got = await asked(Answering([row_of(0, 10), row_of(1, LIMIT), row_of(2, 10), row_of(3, 2 * LIMIT), row_of(4, 10)]))
+    assert got.rows == [0, 2, 4]
+    assert got.error.startswith("2 rows were left out: the longest has 131,089 octets")
+    assert "select fewer fields" in got.error
+
+
+@pytest.mark.parametrize("text", ["one\r\ntwo\rthree", "x" * 100_000, "\N{GREEK SMALL LETTER ALPHA}" * 5000, ""])
+async def test_any_reason_reaches_the_asker(text: str) -> None:
+    """A refusal of several lines, of any length and in any script, is an error and never a complete answer."""
+    got = await asked(Answering([row_of(0, 10)], UsageError(text)))
+    assert got.error
+    assert "\n" not in got.error
+    assert "\r" not in got.error
+    assert max(got.sizes) <= LIMIT
