@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from ipaddress import IPv6Address, ip_address
+from itertools import accumulate
 
-from hypothesis import given, settings
+import numpy as np
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eddy_mesh import codec, rows
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.columns import Words
 from eddy_mesh.errors import WireError
 
 KIND = Kind(Stage.COOKED, EventClass.APPLICATION, "json")
@@ -40,6 +44,7 @@ def batch_of(items: list[dict[str, object]]) -> Batch:
 
 
 @given(events)
+@example([{"occurred": 0, "observed": 0}, {"occurred": 0, "observed": 0, "source.ip": "::ffff:0:0"}])
 @settings(max_examples=150)
 def test_rows_survive_the_wire(items: list[dict[str, object]]) -> None:
     """What goes in comes out, whatever the values are."""
@@ -52,12 +57,58 @@ def test_rows_survive_the_wire(items: list[dict[str, object]]) -> None:
 
 
 def _canonical(row: Mapping[str, object]) -> dict[str, object]:
-    address = row.get("source.ip")
-    if isinstance(address, str) and address.lower().startswith("::ffff:"):
-        row = {**row, "source.ip": "mapped"}
-    return {
-        n: (str(v) if n == "source.ip" else v) for n, v in row.items() if not (n == "source.ip" and "mapped" in str(v))
-    }
+    """The row as it comes out: an address in its canonical text, an IPv4-mapped one as IPv4."""
+    text = str(row["source.ip"]) if "source.ip" in row else ""
+    with contextlib.suppress(ValueError):
+        address = ip_address(text)
+        text = str(address.ipv4_mapped or address) if isinstance(address, IPv6Address) else str(address)
+    return {**row, "source.ip": text} if "source.ip" in row else dict(row)
+
+
+@given(events.filter(len), st.data())
+@settings(max_examples=150)
+def test_selections_encoded_together_are_what_each_gives_by_itself(
+    items: list[dict[str, object]], data: st.DataObject
+) -> None:
+    """Taking and encoding several selections of a batch at once gives the bytes of each, octet for octet."""
+    batch = batch_of(items)
+    if data.draw(st.booleans()):
+        batch = batch.take(np.array(data.draw(_selections(batch.count)), np.intp))
+    chosen = data.draw(st.lists(_selections(batch.count), min_size=1, max_size=5))
+    together = np.array([row for rows_of in chosen for row in rows_of], np.intp)
+    bounds = [0, *accumulate(map(len, chosen))]
+    alone = [codec.encode(batch.take(np.array(rows_of, np.intp))) for rows_of in chosen]
+    assert codec.encode_runs(batch, together, bounds) == alone
+
+
+@given(st.data(), st.booleans())
+def test_a_large_dictionary_is_cut_to_what_a_selection_has(data: st.DataObject, with_nulls: bool) -> None:
+    """A few events of a batch with many different texts do not carry all of these, and read as before."""
+    values = tuple(f"host {number} {'x' * 20}" for number in range(300))
+    chosen = data.draw(st.lists(_selections(300), min_size=1, max_size=4))
+    nulls = np.arange(300) % 3 == 0 if with_nulls else None
+    batch = Batch(
+        KIND, "h", Producer(3, 4), 7, 10**12, 300, {"host": Words(np.arange(300).astype("<u2"), values, nulls)}
+    )
+    bounds = [0, *accumulate(map(len, chosen))]
+    messages = codec.encode_runs(batch, np.array([row for one in chosen for row in one], np.intp), bounds)
+    for one, message in zip(chosen, messages, strict=True):
+        again = codec.decode(message, KIND, "h")
+        assert list(rows.flat_rows(again)) == list(rows.flat_rows(batch.take(np.array(one, np.intp))))
+        assert len(message) <= 100 + 45 * len(one)
+
+
+def _selections(count: int) -> st.SearchStrategy[list[int]]:
+    return st.sets(st.integers(0, count - 1), min_size=1).map(sorted)
+
+
+@given(events)
+def test_the_estimate_is_near_the_encoded_size(items: list[dict[str, object]]) -> None:
+    """Bytes saved are counted from an estimate: it is never far from what encoding gives."""
+    batch = batch_of(items)
+    size = len(codec.encode(batch))
+    text = sum(len(str(item.get("json.x"))) + 4 * len(str(item.get("message"))) for item in items)
+    assert abs(codec.estimated_bytes(batch) - size) <= 32 * (len(batch.columns) + 1) + 4 * text
 
 
 @given(st.binary(max_size=200))

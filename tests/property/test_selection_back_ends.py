@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eddy_mesh.batch import EXTRA, Batch, Kind, Producer
-from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.cer import EventClass, Stage, Value, event_id, id_high, id_low, id_text
 from eddy_mesh.columnize import any_column
 from eddy_mesh.columns import Text, address_halves, pack
 from eddy_mesh.errors import StatementError
@@ -24,6 +24,7 @@ from eddy_mesh.rows import columns_of
 from eddy_mesh.selection import (
     DUCKDB,
     SQLITE,
+    Index,
     LiveAggregate,
     Stored,
     compile_statement,
@@ -84,6 +85,7 @@ VALUES: dict[str, st.SearchStrategy[Value]] = {
     "json.x": ANYTHING,
 }
 IN_JSON = ("process.args", "tags.site", "json.x")
+STAMP_MS = 1_700_000_000_000
 ROWS = st.lists(st.fixed_dictionaries({}, optional=VALUES), max_size=12)
 
 
@@ -99,9 +101,7 @@ def batches(draw: st.DrawFn) -> Batch:
     if any(extra is not None for extra in extras):
         columns[EXTRA] = any_column(extras)
     kind = draw(st.sampled_from(KINDS))
-    return Batch(
-        kind, draw(st.sampled_from(["hosta", "hostb"])), Producer(7, 9), 100, 1_700_000_000_000, len(rows), columns
-    )
+    return Batch(kind, draw(st.sampled_from(["hosta", "hostb"])), Producer(7, 9), 100, STAMP_MS, len(rows), columns)
 
 
 def one_of(words: str) -> st.SearchStrategy[str]:
@@ -122,6 +122,16 @@ EQUALITY = st.sampled_from(["=", "!="])
 NUMBER_FIELDS = st.sampled_from(["source.port", "destination.port", "network.bytes"])
 TEXT_FIELDS = st.sampled_from(["message", "user.name", "tags.site", "json.x", "type", "stage", "event_class"])
 ADDRESS_FIELDS = st.sampled_from(["source.ip", "destination.ip"])
+IDS = st.integers(98, 113).map(
+    lambda number: id_text(event_id(id_high(STAMP_MS, 9), id_low(7, number)))
+) | st.sampled_from(
+    [
+        "00000000-0000-0000-0000-000000000000",
+        "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        id_text(event_id(1, id_low(7, 101))),
+    ]
+)
+"""Ids of the events of `batches`, and some that no event has."""
 OPEN_FIELDS = st.sampled_from(["tags.site", "json.x"])
 ALL_FIELDS = st.sampled_from([*VALUES, "type", "stage"])
 LEVELS = st.sampled_from(["error", "warning", "7", "'debug'", "emerg"])
@@ -186,6 +196,9 @@ PREDICATES = st.one_of(
     joined(ADDRESS_FIELDS, NOT, st.just("IN"), listed((V4 | V6).map(quoted))),
     joined(ADDRESS_FIELDS, NOT, st.just("IN CIDR"), listed(NETWORKS.map(quoted))),
     joined(ADDRESS_FIELDS, COMPARE, ADDRESS_FIELDS),
+    joined(st.just("id"), COMPARE, IDS.map(quoted)),
+    joined(st.just("id"), NOT, st.just("IN"), listed(IDS.map(quoted))),
+    joined(st.just("id"), NOT, st.just("BETWEEN"), IDS.map(quoted), st.just("AND"), IDS.map(quoted)),
     joined(OPEN_FIELDS, COMPARE, FLOAT_LITERALS),
     joined(OPEN_FIELDS, NOT, st.just("IN"), listed(FLOAT_LITERALS)),
     joined(OPEN_FIELDS, EQUALITY, st.sampled_from(["TRUE", "FALSE"])),
@@ -335,6 +348,40 @@ def test_columns_sqlite_and_duckdb_select_the_same_events(stores: Stores, batch:
         lite, duck = stores.rows(statement)
         assert sorted(row["id"] for row in lite) == expected, statement  # type: ignore[type-var]
         assert sorted(row["id"] for row in duck) == expected, statement  # type: ignore[type-var]
+
+
+INDEXED = st.one_of(
+    joined(NUMBER_FIELDS, st.just("="), INT_LITERALS),
+    joined(NUMBER_FIELDS, st.just("IN"), listed(INT_LITERALS)),
+    joined(NUMBER_FIELDS, st.just("BETWEEN"), INT_LITERALS, st.just("AND"), INT_LITERALS),
+    joined(NUMBER_FIELDS, st.just("="), INT_LITERALS, st.just("OR"), NUMBER_FIELDS, st.just("="), INT_LITERALS),
+    joined(st.just("sensor.value"), st.just("="), FLOAT_LITERALS),
+    joined(st.just("sensor.value IN"), listed(FLOAT_LITERALS)),
+    joined(TEXT_FIELDS, st.just("="), TEXTS.map(quoted)),
+    joined(TEXT_FIELDS, st.just("IN"), listed(TEXTS.map(quoted))),
+    joined(ADDRESS_FIELDS, st.just("="), (V4 | V6).map(quoted)),
+    joined(ADDRESS_FIELDS, st.just("IN"), listed((V4 | V6).map(quoted))),
+    joined(ADDRESS_FIELDS, st.just("IN CIDR"), listed(NETWORKS.map(quoted))),
+    joined(st.just("level ="), LEVELS),
+).map("({})".format)
+STANDING = st.one_of(
+    joined(st.just("SELECT id"), FROM, st.just("WHERE"), INDEXED),
+    joined(st.just("SELECT id"), FROM, st.just("WHERE"), INDEXED, st.just("AND"), INDEXED),
+    joined(st.just("SELECT id"), FROM, st.just("WHERE"), INDEXED, st.just("AND"), CONDITIONS, SINCE),
+    STATEMENTS,
+)
+
+
+@settings(max_examples=200)
+@given(batch=batches(), statements=st.lists(STANDING, min_size=1, max_size=24))
+def test_index_selects_what_each_statement_selects_by_itself(batch: Batch, statements: list[str]) -> None:
+    """Asking many statements at once gives for each the rows that it selects alone; those without rows are left out."""
+    plans = [compile_statement(statement, now_ns=NOW_NS) for statement in statements]
+    masks = [matcher(plan)(batch) for plan in plans]
+    expected = {number: mask.nonzero()[0].tolist() for number, mask in enumerate(masks) if mask.any()}
+    found = Index(plans).matches(batch)
+    assert len(found) == len(expected)
+    assert {number: rows.tolist() for number, rows in found} == expected
 
 
 @given(batch=batches(), condition=CONDITIONS)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
-from eddy_mesh.cli.accounts import balance_text, edge_record, edge_text, is_used, subscribed
+from eddy_mesh.cli import accounts
+from eddy_mesh.cli.accounts import balance_text, edge_record, edge_text, flow_cells, is_used, subscribed
 from eddy_mesh.cli.agents import agent_records
 from eddy_mesh.cli.control import check_target, checked_verb, settings_of
 from eddy_mesh.cli.inventory import census, found_fields
@@ -107,9 +110,50 @@ def test_flows_of_several_hosts_are_one_line() -> None:
         for name in ("a", "b")
     ]
     busier = FlowStatus(id="2", statement="SELECT host", owners=["tool"], events=50)
-    flows = subscribed([*hosts, HostStatus(host="c", subscriptions=[busier])])
+    flows = subscribed({}, [*hosts, HostStatus(host="c", subscriptions=[busier])])
     assert [flow.id for flow in flows] == ["2", "1"]
     assert (flows[1].events, flows[1].bytes, flows[1].owners, flows[1].hosts) == (10, 14, ["a", "b"], ["a", "b"])
+
+
+def flow_status(**more: object) -> FlowStatus:
+    """A flow that moved 1 of 100 events."""
+    told: dict[str, object] = {"id": "1", "statement": "SELECT host", "owners": ["tool"], "events": 100, "bytes": 700}
+    return FlowStatus(**{**told, "offered": 10_000, "offered_bytes": 70_000, **more})  # type: ignore[arg-type]
+
+
+def test_a_flow_shows_its_rate_what_it_saved_and_what_it_lost() -> None:
+    """Rate and savings come from the counters of each producer, losses and policy from its edge."""
+    edge = Ledger("hub > flow 1", offered=10_000, out=90, filtered=9_900, dropped={"disconnected": 10}, policy="drop")
+    other = Ledger("hub > flow 2", dropped={"disconnected": 99})
+    before = {"hub": host(NOW_NS - 2 * SECOND_NS, subscriptions=[flow_status(events=60)])}
+    (flow,) = subscribed(before, [host(subscriptions=[flow_status()], edges=[edge, other])])
+    assert (flow.rate, flow.saved_bytes, flow.lost, flow.policy) == (20, 69_300, {"disconnected": 10}, "drop")
+    shown = [cell.text for cell in flow_cells(flow)]
+    assert shown[:7] == ["20", "100", "10,000", "700 B", "69.3 kB (99.0%)", "10 disconnected", "drop"]
+
+
+def test_subscriptions_are_json_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal each flow is one JSON object, with nothing asked for."""
+    now = host(subscriptions=[flow_status()])
+    monkeypatch.setattr(accounts, "with_mesh", lambda settings, work: ({}, [now]))
+    written = CliRunner().invoke(accounts.subscriptions).stdout
+    told = msgspec.json.decode(written)
+    assert (told["id"], told["owners"], told["bytes"], told["saved_bytes"]) == ("1", ["tool"], 700, 69_300)
+
+
+def test_savings_that_a_producer_does_not_tell_are_not_made_up() -> None:
+    """A host process of an older version has no estimate: the flow shows none; a form larger than it saved nothing."""
+    (untold,) = subscribed({}, [host(subscriptions=[flow_status(offered_bytes=0)])])
+    assert untold.saved_bytes is None
+    assert flow_cells(untold)[4].text == "?"
+    (larger,) = subscribed({}, [host(subscriptions=[flow_status(offered_bytes=600)])])
+    assert larger.saved_bytes == 0
+
+
+def test_a_flow_that_is_new_has_no_rate() -> None:
+    """What was carried before the first look is not a rate."""
+    (flow,) = subscribed({"hub": host(NOW_NS - SECOND_NS)}, [host(subscriptions=[flow_status()])])
+    assert flow.rate == 0
 
 
 def test_types_come_from_the_hosts_where_no_directory_answers() -> None:

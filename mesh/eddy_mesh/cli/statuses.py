@@ -57,7 +57,14 @@ class TypeSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One subscribed flow."""
+    """One subscribed flow at one producer; counters are since it was first asked for there.
+
+    Attributes:
+        events: events published, or lost while the server was away.
+        bytes: octets published.
+        offered: events of which the statement was asked.
+        offered_bytes: octets that these would be, encoded whole: an estimate; 0 where the producer does not tell.
+    """
 
     id: str
     statement: str
@@ -65,6 +72,7 @@ class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
     events: int = 0
     bytes: int = 0
     offered: int = 0
+    offered_bytes: int = 0
 
 
 class HostStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,59 +1,105 @@
 """Demand: who asked this host process for what, and the publishing of just that.
 
-What may live here: the table of leases with their compiled statements, and the publishing of flows. Each batch is
-evaluated once for all leases with the same statement.
+What may live here: the table of leases with their compiled statements, and the publishing of flows. All statements are
+one index, of which each batch is asked once; what they find is taken and encoded together where it is little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import accumulate
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from eddy_mesh import codec, flows, subjects
-from eddy_mesh.batch import Batch, Kind
+from eddy_mesh.batch import Batch
 from eddy_mesh.bus import Bus
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, EddyError, UsageError
 from eddy_mesh.flows import Lease
 from eddy_mesh.rows import json_rows
-from eddy_mesh.selection import Plan, compile_statement, matcher, matches_kind, project
+from eddy_mesh.selection import Index, Plan, compile_statement, project
+from eddy_mesh.selection.index import Table
+from eddy_mesh.selection.keys import Rows
 
 MAX_FLOWS = 512
 MAX_STATEMENT = 65_536
 MAX_NAME = 256
 """Bounds of what others can make this host process hold and tell in its heartbeat: flows, and characters."""
 MAX_LEASE_S = 3600.0
-MAX_KINDS = 1024
+MAX_OFFERS = 1024
+FEW_ROWS = 1024
+"""Selections of so few events are taken and encoded together with others of the same projection."""
+MANY_ROWS = 16_384
+"""Events that are taken at once at most: a bound on memory."""
 
 
 class Flow:
-    """One statement that somebody subscribed to."""
+    """One statement that somebody subscribed to.
 
-    def __init__(self, lease: Lease, plan: Plan, epoch: int, host: str) -> None:
+    Args:
+        lease: what was asked.
+        plan: its statement, compiled.
+        subject: where it is published.
+        epoch: second since 1970 UTC at which the flow began.
+        host: name of this host process.
+        settle: brings the counters of all flows up to date.
+
+    Attributes:
+        position: events published or dropped since then.
+        bytes_moved: octets of the messages published.
+        matched: events that the statement selected.
+        projection: equal for plans with the same projection.
+    """
+
+    def __init__(
+        self, lease: Lease, plan: Plan, subject: str, epoch: int, host: str, settle: Callable[[], None]
+    ) -> None:
         self.id = lease.id
+        self.subject = subject
         self.form = lease.form
         self.statement = lease.statement
         self.plan = plan
-        self.match: Callable[[Batch], npt.NDArray[np.bool_]] = matcher(plan)
+        self.projection = "" if plan.is_aggregate else repr(plan.items)
         self.owners: dict[str, int] = {}
         self.epoch = epoch
         self.position = 0
         self.bytes_moved = 0
-        self.ledger = Ledger(f"{host} > flow {lease.id}", policy="drop")
-        self._wanted: dict[tuple[Kind, str], bool] = {}
+        self.matched = 0
+        self._offered_bytes = 0
+        self._settle = settle
+        self._ledger = Ledger(f"{host} > flow {lease.id}", policy="drop")
 
-    def wants(self, kind: Kind, origin: str) -> bool:
-        """Whether the statement can match events of that kind and origin at all."""
-        known = self._wanted.get((kind, origin))
-        if known is None:
-            if len(self._wanted) > MAX_KINDS:
-                self._wanted.clear()
-            known = self._wanted[kind, origin] = matches_kind(self.plan, kind, origin)
-        return known
+    @property
+    def ledger(self) -> Ledger:
+        """The edge, up to date."""
+        self._settle()
+        self._ledger.filtered = self._ledger.offered - self.matched
+        self._ledger.queued = self.matched - self._ledger.out - self._ledger.lost
+        return self._ledger
+
+    @property
+    def offered_bytes(self) -> int:
+        """Octets of the batches that it was asked of, as they would be encoded whole: an estimate."""
+        self._settle()
+        return self._offered_bytes
+
+    def offer(self, events: int, octets: int) -> None:
+        """Count events of which the statement was asked."""
+        self._ledger.offered += events
+        self._offered_bytes += octets
+
+    def sent(self, events: int, octets: int) -> None:
+        """Count events that were published."""
+        self._ledger.out += events
+        self.bytes_moved += octets
+
+    def lost(self, events: int) -> None:
+        """Count events that could not be published."""
+        self._ledger.drop("disconnected", events)
 
 
 class Demand:
@@ -70,6 +116,9 @@ class Demand:
         self._bus = bus
         self._backplane = backplane
         self._host = host
+        self._listed: tuple[Flow, ...] = ()
+        self._index: Index | None = None
+        self._offers: defaultdict[Table, list[int]] = defaultdict(lambda: [0, 0])
 
     def subscribe(self, data: bytes, now_ns: int) -> bool:
         """Take or renew a lease.
@@ -88,7 +137,9 @@ class Demand:
             if len(self.flows) >= MAX_FLOWS:
                 raise UsageError(f"{self._host} publishes {MAX_FLOWS} flows already: end one, or share a statement")
             plan = compile_statement(lease.statement, now_ns=now_ns)
-            flow = self.flows[lease.id] = Flow(lease, plan, now_ns // 1_000_000_000, self._host)
+            subject, epoch = subjects.flow(self._backplane, lease.id), now_ns // 1_000_000_000
+            flow = self.flows[lease.id] = Flow(lease, plan, subject, epoch, self._host, self._settle)
+            self._changed()
         elif (flow.statement, flow.form) != (lease.statement, lease.form):
             raise UsageError(f"flow {lease.id} is of another statement: use an id of your own, or that statement")
         flow.owners[lease.owner] = now_ns + int(min(max(lease.lease_s, 0.0), MAX_LEASE_S) * 1e9)
@@ -106,6 +157,7 @@ class Demand:
             flow.owners.pop(lease.owner, None)
             if not flow.owners:
                 del self.flows[lease.id]
+                self._changed()
 
     def expire(self, now_ns: int) -> None:
         """End the leases that nobody renewed."""
@@ -113,6 +165,7 @@ class Demand:
             flow.owners = {owner: until for owner, until in flow.owners.items() if until > now_ns}
             if not flow.owners:
                 del self.flows[flow.id]
+                self._changed()
 
     async def read_leases(self, now_ns: int) -> None:
         """Take the leases that are on record: at the start and after a lost connection."""
@@ -126,30 +179,95 @@ class Demand:
         except EddyError:
             return  # no JetStream: renewals tell us
 
+    def _changed(self) -> None:
+        """Have the index made anew before the next batch."""
+        self._settle()
+        self._index = None
+
+    def _asked(self) -> tuple[Index, tuple[Flow, ...]]:
+        if self._index is None:
+            self._listed = tuple(self.flows.values())
+            self._index = Index([flow.plan for flow in self._listed])
+        return self._index, self._listed
+
+    def _settle(self) -> None:
+        """Count for each flow what was offered to the statements of a table together."""
+        for table, (events, octets) in self._offers.items():
+            for number in table.wanted:
+                self._listed[number].offer(events, octets)
+        self._offers.clear()
+
+    # --- publishing
+
     async def publish(self, batch: Batch) -> None:
         """Publish what the flows select of a batch."""
-        for flow in list(self.flows.values()):
-            if not flow.wants(batch.kind, batch.origin):
-                continue
-            flow.ledger.offered += batch.count
-            index = np.flatnonzero(flow.match(batch))
-            flow.ledger.filtered += batch.count - len(index)
-            if len(index):
-                await self._send(flow, project(flow.plan, batch).take(index))
+        index, listed = self._asked()
+        table = index.table(batch.kind, batch.origin)
+        if not table.wanted or not batch.count:
+            return
+        if len(self._offers) >= MAX_OFFERS:
+            self._settle()
+        offer = self._offers[table]
+        offer[0] += batch.count
+        offer[1] += codec.estimated_bytes(batch)
+        found = [(listed[number], rows) for number, rows in table.matches(batch)]
+        for flow, rows in found:
+            flow.matched += len(rows)
+        told = flows.headers(batch, self._host, 0, 0)
+        for flow, count, data in _messages(batch, found):
+            await self._send(flow, told, count, data)
 
-    async def _send(self, flow: Flow, batch: Batch) -> None:
-        subject = subjects.flow(self._backplane, flow.id)
-        parts = codec.split(batch) if flow.form == "columns" else _json_parts(batch)
-        for part, data in parts:
-            headers = flows.headers(part, self._host, flow.epoch, flow.position)
-            flow.position += part.count
-            try:
-                await self._bus.publish(subject, data, headers=headers)
-            except BusError:
-                flow.ledger.drop("disconnected", part.count)
-                continue
-            flow.ledger.out += part.count
-            flow.bytes_moved += len(data)
+    async def _send(self, flow: Flow, told: dict[str, str], count: int, data: bytes) -> None:
+        headers = {**told, "Eddy-Count": str(count), "Eddy-Position": f"{flow.epoch}:{flow.position}"}
+        flow.position += count
+        try:
+            await self._bus.publish(flow.subject, data, headers=headers)
+        except BusError:
+            flow.lost(count)
+        else:
+            flow.sent(count, len(data))
+
+
+def _messages(batch: Batch, found: list[tuple[Flow, Rows]]) -> Iterator[tuple[Flow, int, bytes]]:
+    """Yield the messages of each flow: its number of events and its bytes."""
+    together: defaultdict[str, list[tuple[Flow, Rows]]] = defaultdict(list)
+    for flow, rows in found:
+        if flow.form == "columns" and len(rows) <= FEW_ROWS:
+            together[flow.projection].append((flow, rows))
+        else:
+            yield from _parts(flow, project(flow.plan, batch).take(rows))
+    for same in together.values():
+        projected = project(same[0][0].plan, batch)
+        if len(same) == 1:  # nothing to share
+            flow, rows = same[0]
+            yield from _parts(flow, projected.take(rows))
+            continue
+        for some in _chunks(same):
+            bounds = [0, *accumulate(len(rows) for _, rows in some)]
+            messages = codec.encode_runs(projected, np.concatenate([rows for _, rows in some]), bounds)
+            for (flow, rows), data in zip(some, messages, strict=True):
+                if len(data) <= codec.MAX_MESSAGE_BYTES:
+                    yield flow, len(rows), data
+                else:
+                    yield from _parts(flow, projected.take(rows))
+
+
+def _parts(flow: Flow, batch: Batch) -> Iterator[tuple[Flow, int, bytes]]:
+    parts = codec.split(batch) if flow.form == "columns" else _json_parts(batch)
+    return ((flow, part.count, data) for part, data in parts)
+
+
+def _chunks(found: list[tuple[Flow, Rows]]) -> Iterator[list[tuple[Flow, Rows]]]:
+    some: list[tuple[Flow, Rows]] = []
+    held = 0
+    for flow, rows in found:
+        if held + len(rows) > MANY_ROWS:
+            yield some
+            some, held = [], 0
+        some.append((flow, rows))
+        held += len(rows)
+    if some:
+        yield some
 
 
 def _json_parts(batch: Batch) -> list[tuple[Batch, bytes]]:

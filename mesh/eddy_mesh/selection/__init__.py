@@ -1,7 +1,7 @@
 """The select/project language: one plan, three back ends that agree on every statement and event.
 
 * `compile_statement`: text → `Plan` (checked against the field registry).
-* Live batches: `matcher`, `project`, `LiveAggregate`.
+* Live batches: `matcher`, `Index` (many statements at once), `project`, `LiveAggregate`.
 * Stores: `to_sql`.
 * NATS: `subjects`, `matches_kind`.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from eddy_mesh.selection.aggregate import LiveAggregate
 from eddy_mesh.selection.evaluate import Matcher, matcher
+from eddy_mesh.selection.index import Index
 from eddy_mesh.selection.parse import compile_statement
 from eddy_mesh.selection.plan import Plan, needed_fields, row_names
 from eddy_mesh.selection.prefilter import matches_kind, subject_matches, subjects
@@ -23,6 +24,7 @@ __all__ = [
     "DUCKDB",
     "SQLITE",
     "Dialect",
+    "Index",
     "LiveAggregate",
     "Matcher",
     "Plan",

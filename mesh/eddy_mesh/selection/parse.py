@@ -162,7 +162,7 @@ class _Compiler:
             text="",
             sources=self._sources(),
             where=where,
-            every_stage=any(operand.name == "stage" for operand in operands(where)),
+            every_stage=any(operand.name in {"stage", "id"} for operand in operands(where)),
             items=items,
             since_ns=self._moment("since"),
             until_ns=self._moment("until"),

@@ -216,7 +216,7 @@ class Plan:
         text: canonical statement: equal for statements that mean the same in the same words; compiles to this plan.
         sources: patterns of FROM; none selects everything.
         where: condition of WHERE, or None.
-        every_stage: whether raw events are looked at too, because WHERE mentions ``stage``.
+        every_stage: whether raw events are looked at too, because WHERE mentions ``stage`` or ``id``.
         items: the projection; none means ``*``.
         since_ns: first ``occurred`` time that is selected, or None.
         until_ns: first ``occurred`` time that is not, or None.

@@ -1,0 +1,205 @@
+"""The table of subscriptions of a host process: each flow gets what its statement selects; every event is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import msgspec
+import numpy as np
+import pytest
+
+from eddy_mesh import codec, flows
+from eddy_mesh.batch import Batch, Kind, Producer
+from eddy_mesh.bus import Message
+from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
+from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.columns import Column, Numbers, Text, Words, pack
+from eddy_mesh.flows import Form, Lease
+from eddy_mesh.rows import json_rows
+from eddy_mesh.runtime.demand import FEW_ROWS, MANY_ROWS, Demand
+from eddy_mesh.selection import compile_statement, matcher, project
+
+KIND = Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v9")
+EVENTS = 6000
+STATEMENTS = (
+    "SELECT destination.port WHERE destination.port = 7",
+    "SELECT destination.port WHERE destination.port = 8",
+    "SELECT destination.port, host WHERE destination.port IN (9, 10, 11)",
+    "SELECT destination.port WHERE destination.port = 999",
+    "SELECT * WHERE host = 'a'",
+    "SELECT host WHERE host = 'a' AND destination.port < 50",
+    "SELECT * FROM system",
+    "SELECT *",
+)
+
+
+def batch(first: int = 0) -> Batch:
+    """Flows to a hundred ports, half of them from host a."""
+    columns: dict[str, Column] = {
+        "destination.port": Numbers((np.arange(EVENTS) % 100).astype(np.uint16)),
+        "host": Words((np.arange(EVENTS) % 2).astype(np.uint8), ("a", "b")),
+    }
+    return Batch(KIND, "edge", Producer(3, 4), first, 1_700_000_000_000, EVENTS, columns)
+
+
+def lease(name: str, statement: str, form: Form = "columns") -> bytes:
+    """What a subscriber sends."""
+    return msgspec.json.encode(Lease(name, statement, "tool", form))
+
+
+@pytest.fixture
+async def bus() -> AsyncIterator[MemoryBus]:
+    """A connected bus."""
+    bus = MemoryBroker().connect()
+    yield bus
+    await bus.close()
+
+
+async def subscribed(bus: MemoryBus, received: dict[str, list[Message]]) -> Demand:
+    """A host process with a flow for each statement, and somebody who receives all."""
+
+    def receive(message: Message) -> None:
+        received.setdefault(message.subject.rsplit(".", 1)[-1], []).append(message)
+
+    await bus.subscribe("eddy.flow.>", receive)
+    demand = Demand(bus, "eddy", "edge")
+    for number, statement in enumerate(STATEMENTS):
+        assert demand.subscribe(lease(f"f{number}", statement), 0)
+    return demand
+
+
+async def test_each_flow_gets_what_its_statement_selects(bus: MemoryBus) -> None:
+    """Flows that are taken and encoded together carry the same bytes as one evaluated by itself, large ones too."""
+    received: dict[str, list[Message]] = {}
+    demand = await subscribed(bus, received)
+    assert FEW_ROWS < EVENTS // 2
+    await demand.publish(batch())
+    await asyncio.sleep(0)
+    for number, statement in enumerate(STATEMENTS):
+        plan = compile_statement(statement, now_ns=0)
+        selected = project(plan, batch()).take(np.flatnonzero(matcher(plan)(batch())))
+        expected = [data for _, data in codec.split(selected)] if selected.count else []
+        assert [message.data for message in received.get(f"f{number}", [])] == expected, statement
+        for message in received.get(f"f{number}", []):
+            told = flows.parse_headers(message)
+            assert (told.kind, told.origin, told.host, told.count) == (KIND, "edge", "edge", selected.count)
+
+
+async def test_every_event_offered_is_sent_or_filtered(bus: MemoryBus) -> None:
+    """Counters that are kept for many flows together come out right for each, also after the table changed."""
+    demand = await subscribed(bus, {})
+    await demand.publish(batch())
+    demand.unsubscribe(lease("f0", STATEMENTS[0]))
+    demand.subscribe(lease("late", "SELECT host WHERE destination.port = 3"), 0)
+    await demand.publish(batch(EVENTS))
+    counted = {
+        name: (flow.ledger.offered, flow.ledger.out, flow.ledger.filtered) for name, flow in demand.flows.items()
+    }
+    assert counted["f1"] == (2 * EVENTS, 120, 2 * EVENTS - 120)
+    assert counted["f6"] == (0, 0, 0)
+    assert counted["f7"] == (2 * EVENTS, 2 * EVENTS, 0)
+    assert counted["late"] == (EVENTS, 60, EVENTS - 60)
+    assert all(flow.ledger.balanced and flow.ledger.out == flow.position for flow in demand.flows.values())
+
+
+async def test_what_was_not_moved_is_known(bus: MemoryBus) -> None:
+    """The octets of the batches offered, against those moved, tell what selecting at the source saved."""
+    demand = await subscribed(bus, {})
+    await demand.publish(batch())
+    whole = demand.flows["f7"]
+    assert whole.offered_bytes == pytest.approx(whole.bytes_moved, rel=0.02)
+    few = demand.flows["f0"]
+    assert few.offered_bytes == whole.offered_bytes
+    assert 0 < few.bytes_moved < few.offered_bytes / 40
+    assert demand.flows["f6"].offered_bytes == 0
+
+
+async def test_positions_go_on_from_message_to_message(bus: MemoryBus) -> None:
+    """A receiver sees no gap, whatever a flow's events were sent together with."""
+    received: dict[str, list[Message]] = {}
+    demand = await subscribed(bus, received)
+    for number in range(3):
+        await demand.publish(batch(number * EVENTS))
+    await asyncio.sleep(0)
+    told = [flows.parse_headers(message) for message in received["f0"]]
+    assert [(one.position, one.count) for one in told] == [(0, 60), (60, 60), (120, 60)]
+
+
+async def test_lines_of_json_are_published_as_before(bus: MemoryBus) -> None:
+    """A flow that asks for JSON gets one object a line."""
+    received: dict[str, list[Message]] = {}
+    demand = await subscribed(bus, received)
+    demand.subscribe(lease("j", "SELECT host WHERE destination.port = 5", "json"), 0)
+    await demand.publish(batch())
+    await asyncio.sleep(0)
+    plan = compile_statement("SELECT host WHERE destination.port = 5", now_ns=0)
+    expected = project(plan, batch()).take(np.flatnonzero(matcher(plan)(batch())))
+    assert received["j"][0].data == b"\n".join(json_rows(expected))
+
+
+async def test_few_events_that_are_too_large_together_go_in_parts(bus: MemoryBus) -> None:
+    """No message is larger than the event channel takes, though its flow shares its encoding with others."""
+    received: dict[str, list[Message]] = {}
+    demand = await subscribed(bus, received)
+    demand.subscribe(lease("too", "SELECT * WHERE message LIKE 'x%'"), 0)
+    text = Text(*pack([b"x" * 1000] * 1000))
+    await demand.publish(Batch(KIND, "edge", Producer(3, 4), 0, 0, 1000, {"message": text}))
+    await asyncio.sleep(0)
+    for name in ("f7", "too"):
+        parts = [flows.parse_headers(message).count for message in received[name]]
+        assert sum(parts) == 1000
+        assert len(parts) > 1
+        assert max(len(message.data) for message in received[name]) <= codec.MAX_MESSAGE_BYTES
+
+
+async def test_many_flows_of_many_events_are_taken_in_bounded_pieces(bus: MemoryBus) -> None:
+    """More events than are taken at once reach every flow all the same."""
+    demand = Demand(bus, "eddy", "edge")
+    for number in range(40):
+        demand.subscribe(
+            lease(f"f{number}", f"SELECT host WHERE destination.port BETWEEN {number} AND {number + 15}"), 0
+        )
+    assert 2 * MANY_ROWS < 40 * 16 * 60
+    await demand.publish(batch())
+    assert [flow.ledger.out for flow in demand.flows.values()] == [16 * 60] * 40
+
+
+async def test_events_that_could_not_be_sent_are_counted(bus: MemoryBus) -> None:
+    """A bus that takes nothing is loss with a reason, not an imbalance."""
+    demand = await subscribed(bus, {})
+    await bus.close()
+    await demand.publish(batch())
+    flow = demand.flows["f0"]
+    assert (flow.ledger.out, flow.ledger.dropped, flow.ledger.policy) == (0, {"disconnected": 60}, "drop")
+    assert flow.ledger.balanced
+
+
+class Full(MemoryBus):
+    """A bus whose outbound buffer is full until it is told otherwise."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.room = asyncio.Event()
+        self.waits = asyncio.Event()
+
+    async def publish(
+        self, subject: str, data: bytes, *, headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Wait for room."""
+        self.waits.set()
+        await self.room.wait()
+        await super().publish(subject, data, headers=headers, reply=reply)
+
+
+async def test_events_that_wait_for_the_bus_are_queued() -> None:
+    """While the outbound buffer is full the edge balances: what was selected and not yet sent waits."""
+    bus = Full(MemoryBroker())
+    demand = Demand(bus, "eddy", "edge")
+    demand.subscribe(lease("f", STATEMENTS[0]), 0)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(demand.publish(batch()))
+        await bus.waits.wait()
+        assert (demand.flows["f"].ledger.queued, demand.flows["f"].ledger.balanced) == (60, True)
+        bus.room.set()
+    assert (demand.flows["f"].ledger.queued, demand.flows["f"].ledger.out) == (0, 60)
