@@ -36,7 +36,11 @@ class Command(StrEnum):
 
 
 class Happening(StrEnum):
-    """What changes the state of an agent without a command."""
+    """What changes the state of an agent without a command.
+
+    It has ``started``; nothing is left for it to take in (``drained``); it has ``crashed``, or can not work as it is
+    configured; its back-off is over and it is ``restarted``.
+    """
 
     STARTED = "started"
     DRAINED = "drained"
@@ -50,6 +54,9 @@ ASKING = frozenset({Command.PING, Command.INFO, Command.STATS})
 TRANSITIONS: dict[tuple[State, Command | Happening], State] = {
     (State.STARTING, Happening.STARTED): State.RUNNING,
     (State.STARTING, Happening.CRASHED): State.FAILED,
+    (State.STARTING, Command.PAUSE): State.STARTING,  # and paused as soon as it has started
+    (State.STARTING, Command.RESUME): State.STARTING,
+    (State.STARTING, Command.RELOAD): State.STARTING,
     (State.STARTING, Command.DRAIN): State.DRAINING,
     (State.STARTING, Command.STOP): State.STOPPED,
     (State.RUNNING, Command.PAUSE): State.PAUSED,
@@ -57,12 +64,14 @@ TRANSITIONS: dict[tuple[State, Command | Happening], State] = {
     (State.RUNNING, Command.RELOAD): State.RUNNING,
     (State.RUNNING, Command.DRAIN): State.DRAINING,
     (State.RUNNING, Command.STOP): State.STOPPED,
+    (State.RUNNING, Happening.DRAINED): State.STOPPED,
     (State.RUNNING, Happening.CRASHED): State.FAILED,
     (State.PAUSED, Command.PAUSE): State.PAUSED,
     (State.PAUSED, Command.RESUME): State.RUNNING,
     (State.PAUSED, Command.RELOAD): State.PAUSED,
     (State.PAUSED, Command.DRAIN): State.DRAINING,
     (State.PAUSED, Command.STOP): State.STOPPED,
+    (State.PAUSED, Happening.DRAINED): State.STOPPED,
     (State.PAUSED, Happening.CRASHED): State.FAILED,
     (State.DRAINING, Command.DRAIN): State.DRAINING,
     (State.DRAINING, Command.STOP): State.STOPPED,

@@ -58,7 +58,7 @@ Delivery = Literal["live", "durable"]
 OverloadPolicy = Literal["block", "spool", "drop-oldest", "sample"]
 
 
-class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which part of an edge's events one consumer takes."""
 
     field: str = ""
@@ -69,7 +69,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """the parts, 0 to ``of`` - 1; none given: all"""
 
 
-class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How much an archive or a durable stream keeps; table ``[retention]``."""
 
     max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -78,7 +78,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """age beyond which an event goes, s; 0: no bound"""
 
 
-class InEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class InEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """An edge that ends at an agent, as a placement makes it."""
 
     name: str
@@ -96,7 +96,7 @@ class InEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """bounds of the stream of a durable edge"""
 
 
-class OutEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OutEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A durable edge that begins at an agent, as a placement makes it: what its sender puts into the stream."""
 
     name: str
@@ -111,7 +111,7 @@ class OutEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     retention: Retention = Retention()
 
 
-class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One agent; table ``[agents.<name>]``."""
 
     type: str

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+UNSENT = "_unsent"
+"""Ends the reason of events whose dead letter could not be sent: they are kept nowhere."""
+
 
 class Ledger(msgspec.Struct):
     """Counters of one edge since its host process started, in events.
@@ -17,9 +20,11 @@ class Ledger(msgspec.Struct):
         out: events that the agent at its end has taken.
         filtered: events that the edge's statement, or the agent on purpose, left out.
         dropped: events lost where policy allows it, by reason.
-        failed: events sent to the dead letters.
+        failed: events that the agent at its end could not take, and that were sent to the dead letters.
         queued: events that wait or are being handled now.
         policy: overload policy of the edge.
+        failures: the same events as ``failed``, by reason; a reason that ends in `UNSENT` is of those whose dead letter
+            could not be sent.
     """
 
     edge: str
@@ -30,11 +35,18 @@ class Ledger(msgspec.Struct):
     failed: int = 0
     queued: int = 0
     policy: str = "block"
+    failures: dict[str, int] = {}
 
     def drop(self, reason: str, count: int) -> None:
         """Count events lost for a reason."""
         if count:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def fail(self, reason: str, count: int) -> None:
+        """Count events that the agent could not take for a reason."""
+        if count:
+            self.failed += count
+            self.failures[reason] = self.failures.get(reason, 0) + count
 
     @property
     def lost(self) -> int:

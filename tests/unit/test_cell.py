@@ -21,6 +21,7 @@ from eddy_mesh.commands import Command, State
 from eddy_mesh.config import AgentConfig, HostConfig, convert
 from eddy_mesh.errors import ConfigError, StoreError, UsageError
 from eddy_mesh.runtime.host import Host
+from eddy_mesh.runtime.roster import check
 
 KIND = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
 
@@ -83,7 +84,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
 def add(host: Host, agent: object, kind: str = "analysis") -> Cell:
     """Put an agent of the test into the host."""
     spec = convert({"type": "directory"}, AgentConfig, "test")
-    host._add("probe", spec, host.check({"probe": spec})["probe"])
+    host.roster.add("probe", spec, check({"probe": spec})["probe"])
     cell = host.cells["probe"]
     cell.kind = kind
     cell.build = lambda: agent  # type: ignore[assignment, return-value]
@@ -117,7 +118,7 @@ async def test_a_poisoned_event_goes_to_the_dead_letters_and_the_rest_is_taken(h
 
 async def test_a_full_disk_is_waited_for_and_nothing_is_lost(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A retryable error of a store makes the runtime offer the same batch again."""
-    monkeypatch.setattr("eddy_mesh.actor.cell.RETRY_S", 0)
+    monkeypatch.setattr("eddy_mesh.actor.work.RETRY_S", 0)
     cell = add(host, FullDisk())
     edge = Edge("t > probe", None, cell.mailbox)
     cell.edges.append(edge)
@@ -131,8 +132,8 @@ async def test_a_full_disk_is_waited_for_and_nothing_is_lost(host: Host, monkeyp
 
 async def test_a_crashing_source_uses_up_its_budget_and_says_why(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Restarts with back-off, then failed, with the reason in the status; resume starts it again."""
-    monkeypatch.setattr("eddy_mesh.actor.cell.BACKOFF_S", (0, 0, 0))
-    monkeypatch.setattr("eddy_mesh.actor.cell.CRASH_BUDGET", 3)
+    monkeypatch.setattr("eddy_mesh.actor.life.BACKOFF_S", (0, 0, 0))
+    monkeypatch.setattr("eddy_mesh.actor.life.CRASH_BUDGET", 3)
     cell = add(host, Ends(OSError("no such device")), "normalizer")
     cell.start()
     await cell.failed_or_stopped()

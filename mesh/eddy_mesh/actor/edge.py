@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 
@@ -87,12 +88,6 @@ class Mailbox:
         """Let those who wait for room look again."""
         self._left.set()
 
-    def put_back(self, edge: Edge, batch: Batch) -> None:
-        """Let a batch that was popped, and that nobody took, in again as the oldest."""
-        self._waiting.appendleft((edge, batch, edge.last_ns))
-        self.events += batch.count
-        self._arrived.set()
-
     def withdraw(self, edge: Edge) -> list[Batch]:
         """Take out all that waits for an edge and return it, oldest first."""
         taken = [batch for owner, batch, _ in self._waiting if owner is edge]
@@ -116,6 +111,18 @@ class Mailbox:
         return lost
 
 
+class Spool(Protocol):
+    """The disk behind an edge with policy ``spool``."""
+
+    def keep(self, edge: Edge, batch: Batch) -> bool:
+        """Keep a batch until it is settled, and put it into the mailbox in its turn; return False without room."""
+        ...
+
+    def settled(self, batch: Batch) -> None:
+        """Forget a batch that came from `keep`: it was handled, or will never be."""
+        ...
+
+
 class Edge:
     """One edge of the mesh, as its consuming side sees it.
 
@@ -124,7 +131,7 @@ class Edge:
         plan: select/project statement, or None for everything.
         mailbox: of the agent at the end.
         overload: what happens when it is full.
-        spill: for ``spool``: takes a batch that does not fit and returns whether it could be kept.
+        spill: for ``spool``: what keeps the batches.
     """
 
     def __init__(
@@ -133,7 +140,7 @@ class Edge:
         plan: Plan | None,
         mailbox: Mailbox,
         overload: Overload = Overload.BLOCK,
-        spill: Callable[[Edge, Batch], bool] | None = None,
+        spill: Spool | None = None,
     ) -> None:
         self.plan = plan
         self.overload = overload
@@ -211,23 +218,43 @@ class Edge:
             self.accepted += batch.count
             self._mailbox.put(self, batch)
 
-    def done(self, batch: Batch, filtered: int, failed: int) -> None:
-        """Settle a batch that the agent has handled; what was neither filtered nor failed was taken."""
+    def done(self, batch: Batch, filtered: int, failed: Mapping[str, int]) -> None:
+        """Settle a batch that the agent has handled; what was neither filtered nor failed was taken.
+
+        Args:
+            batch: what was handled.
+            filtered: number of events that the agent left out on purpose.
+            failed: number of events that it could not take, by reason.
+        """
         self.ledger.queued -= batch.count
         self.ledger.filtered += filtered
-        self.ledger.failed += failed
-        self.ledger.out += batch.count - filtered - failed
-        self._completed(batch.count)
+        for reason, count in failed.items():
+            self.ledger.fail(reason, count)
+        self.ledger.out += batch.count - filtered - sum(failed.values())
+        self._settle(batch)
 
     def discard(self, batch: Batch, reason: str) -> None:
         """Settle a batch that will never be handled."""
-        self.give_up(batch.count, reason)
+        self.ledger.queued -= batch.count
+        self.ledger.drop(reason, batch.count)
+        self._settle(batch)
+
+    def recovered(self, events: int) -> None:
+        """Count events that an earlier run of the host process left behind this edge as offered and accepted."""
+        self.ledger.offered += events
+        self.ledger.queued += events
+        self.accepted += events
 
     def give_up(self, events: int, reason: str) -> None:
-        """Settle so many events that were accepted and will never be handled."""
+        """Settle so many events that were accepted and that can not be read any more."""
         self.ledger.queued -= events
         self.ledger.drop(reason, events)
         self._completed(events)
+
+    def _settle(self, batch: Batch) -> None:
+        if self._spill is not None:
+            self._spill.settled(batch)
+        self._completed(batch.count)
 
     async def until_completed(self, mark: int) -> None:
         """Wait until so many events, counted as `accepted` is, have been handled or discarded."""
@@ -245,7 +272,7 @@ class Edge:
         self._waiters = [held for held in self._waiters if not held[1].done()]
 
     def _spool(self, batch: Batch) -> None:
-        if self._spill is None or not self._spill(self, batch):
+        if self._spill is None or not self._spill.keep(self, batch):
             self.ledger.drop("spool_full", batch.count)
             return
         self.ledger.queued += batch.count

@@ -1,7 +1,8 @@
 """Numbering: drafts become batches.
 
 What may live here: who numbers what. Each producer (agent and kind) numbers its own events from 0 in each epoch, so
-that a receiver of one subject sees gaps and repeats by itself.
+that a receiver of one subject sees gaps and repeats by itself. An agent keeps its `Numbering` as long as its host
+process runs, also while it is stopped or removed: no number is given twice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class Numbering:
     Args:
         agent: ``<backplane>/<host>/<agent>``.
         origin: name of the host process.
-        epoch: second since 1970 UTC at which the agent started.
+        epoch: second since 1970 UTC at which the host process started.
         normalizer_address: address of this host, or None where it has none.
     """
 

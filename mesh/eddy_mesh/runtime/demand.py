@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import accumulate
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -20,12 +21,14 @@ from eddy_mesh.bus import Bus
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, EddyError, UsageError
 from eddy_mesh.flows import Lease
+from eddy_mesh.partition import part_of
 from eddy_mesh.rows import json_rows
 from eddy_mesh.selection import Index, Plan, compile_statement, project
 from eddy_mesh.selection.index import Table
 from eddy_mesh.selection.keys import Rows
 
-MAX_FLOWS = 512
+Served: TypeAlias = Callable[[str, str], int]
+MAX_FLOWS = 2048
 MAX_STATEMENT = 65_536
 MAX_NAME = 256
 """Bounds of what others can make this host process hold and tell in its heartbeat: flows, and characters."""
@@ -61,6 +64,8 @@ class Flow:
         self.id = lease.id
         self.subject = subject
         self.form = lease.form
+        self.of = lease.of
+        self.part = part_of(lease.of.edge.partition) if lease.of.edge else None
         self.statement = lease.statement
         self.plan = plan
         self.projection = "" if plan.is_aggregate else repr(plan.items)
@@ -72,6 +77,19 @@ class Flow:
         self._offered_bytes = 0
         self._settle = settle
         self._ledger = Ledger(f"{host} > flow {lease.id}", policy="drop")
+
+    def asks_of(self, agent: str, side: flows.Side, served: Served) -> bool:
+        """Whether it asks for the events of an agent, and not only for some of what all produce.
+
+        Args:
+            agent: ``<host>/<agent>`` that gives the events out, or takes them in.
+            side: which of both.
+            served: edge and agent → the generation of the edge that the agent serves.
+        """
+        of = self.of
+        if side != of.side or (of.agents and agent not in of.agents):
+            return False
+        return of.edge is None or served(of.edge.name, agent) == of.edge.generation
 
     @property
     def ledger(self) -> Ledger:
@@ -199,8 +217,10 @@ class Demand:
 
     # --- publishing
 
-    async def publish(self, batch: Batch) -> None:
-        """Publish what the flows select of a batch."""
+    async def publish(
+        self, batch: Batch, agent: str = "", side: flows.Side = "out", served: Served = lambda *_: 0
+    ) -> None:
+        """Publish what the flows select of a batch; the arguments are those of `Flow.asks_of`."""
         index, listed = self._asked()
         table = index.table(batch.kind, batch.origin)
         if not table.wanted or not batch.count:
@@ -210,7 +230,9 @@ class Demand:
         offer = self._offers[table]
         offer[0] += batch.count
         offer[1] += codec.estimated_bytes(batch)
-        found = [(listed[number], rows) for number, rows in table.matches(batch)]
+        matched = [(listed[number], rows) for number, rows in table.matches(batch)]
+        asked = [(flow, _own(flow, batch, rows)) for flow, rows in matched if flow.asks_of(agent, side, served)]
+        found = [(flow, rows) for flow, rows in asked if len(rows)]
         for flow, rows in found:
             flow.matched += len(rows)
         told = flows.headers(batch, self._host, 0, 0)
@@ -226,6 +248,11 @@ class Demand:
             flow.lost(count)
         else:
             flow.sent(count, len(data))
+
+
+def _own(flow: Flow, batch: Batch, rows: Rows) -> Rows:
+    """Return those of the rows that belong to the flow's part of its edge."""
+    return rows if flow.part is None else rows[flow.part(batch)[rows]]
 
 
 def _messages(batch: Batch, found: list[tuple[Flow, Rows]]) -> Iterator[tuple[Flow, int, bytes]]:

@@ -170,6 +170,7 @@ class Lanes:
                     "events": flow.position,
                     "bytes": flow.bytes_moved,
                     "offered": flow.ledger.offered,
+                    "offered_bytes": flow.offered_bytes,
                 }
                 for demand in host.demands.values()
                 for flow in demand.flows.values()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from eddy_mesh.actor.cell import Cell
 from eddy_mesh.actor.edge import Edge
+from eddy_mesh.actor.work import Work
 from eddy_mesh.batch import Batch, Kind
 
 
@@ -54,7 +55,7 @@ class Router:
         self.routes = [route for route in self.routes if route.consumer is not consumer]
         self._cache.clear()
 
-    def takers(self, producer: Cell, kind: Kind, origin: str) -> list[Route]:
+    def takers(self, producer: Work, kind: Kind, origin: str) -> list[Route]:
         """Return the edges that take events of that kind from an agent; an agent never takes its own."""
         key = (producer.name, kind, origin)
         routes = self._cache.get(key)
@@ -63,7 +64,7 @@ class Router:
             self._cache[key] = routes
         return routes
 
-    def downstream(self, producer: Cell) -> list[tuple[Edge, Cell]]:
+    def downstream(self, producer: Work) -> list[tuple[Edge, Cell]]:
         """Return the edges that took events of an agent so far, with the agents at their ends."""
         found = {
             id(r.edge): (r.edge, r.consumer)
@@ -73,10 +74,10 @@ class Router:
         }
         return list(found.values())
 
-    def leads_to(self, start: Cell, goal: Cell) -> bool:
+    def leads_to(self, start: Work, goal: Work) -> bool:
         """Whether events of ``start`` came, over any number of agents, to ``goal``."""
         seen = {start.name}
-        ahead = [start]
+        ahead: list[Work] = [start]
         while ahead:
             for _, consumer in self.downstream(ahead.pop()):
                 if consumer is goal:
@@ -86,7 +87,7 @@ class Router:
                     ahead.append(consumer)
         return False
 
-    def note(self, producer: Cell, batch: Batch, now_ns: int) -> None:
+    def note(self, producer: Work, batch: Batch, now_ns: int) -> None:
         """Enter a batch that an agent made here in the census."""
         seen = self.census.get((producer.name, batch.kind))
         if seen is None:

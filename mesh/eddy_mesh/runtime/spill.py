@@ -1,15 +1,20 @@
 """Spill: the disk queue behind an edge with overload policy ``spool``.
 
-What may live here: keeping batches that do not fit into the mailbox, in order, within a quota, over a restart.
+What may live here: keeping batches that do not fit into the mailbox, in order, within a quota, over a restart. A file
+goes when its batch was handled, so a crash before that offers the batch again: what is on disk comes at least once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
 import msgspec
+import structlog
 
 from eddy_mesh import codec
 from eddy_mesh.actor.edge import Edge, Mailbox
@@ -17,8 +22,8 @@ from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.errors import WireError
 
-FIRST = 1_000_000_000
-"""Number of the first file; lower ones are for what is put back in front of it."""
+RETRY_S = 1.0
+"""Wait before a file that could not be read (too many open files, a disk that fails) is read again."""
 
 
 class _Frame(msgspec.Struct, array_like=True):
@@ -30,11 +35,25 @@ class _Frame(msgspec.Struct, array_like=True):
     data: bytes
 
 
+@dataclass(eq=False, slots=True)
+class _Place:
+    """One place in the queue.
+
+    Attributes:
+        number: orders the places, and names the file.
+        size: octets on disk; 0 for a batch that is in memory only.
+        events: None where the file could not be read yet, and the accounts do not have it.
+    """
+
+    number: int
+    size: int
+    events: int | None
+
+
 class Spill:
     """A queue of batches on disk, one file each, read back as the mailbox gets room.
 
-    Called as ``spill(edge, batch)`` by an edge. While anything waits on disk, new batches go to disk as well: order
-    is kept.
+    While anything waits on disk, new batches go to disk as well: order is kept.
 
     Args:
         directory: where the files are; made if it is not there.
@@ -48,88 +67,152 @@ class Spill:
         self._directory = directory
         self._quota = quota_bytes
         self._mailbox = mailbox
-        self._files: list[tuple[Path, int, int]] = []  # path, octets, events
-        self._number = FIRST
+        self._line: deque[_Place] = deque()
+        self._lent: dict[int, tuple[Batch, _Place]] = {}  # by identity: in the mailbox, or being handled
+        self._number = 0
         self._edge: Edge | None = None
         self._feeding: asyncio.Task[None] | None = None
+        self._complaint = ""
+        self._log = structlog.get_logger().bind(spool=str(directory))
 
-    def __call__(self, edge: Edge, batch: Batch) -> bool:
-        """Keep a batch; return False when the quota or the disk is full."""
+    def keep(self, edge: Edge, batch: Batch) -> bool:
+        """Keep a batch until it is settled; return False when the quota or the disk is full."""
         self._edge = edge
-        if not self._files and self._mailbox.has_room(batch.count):
-            self._mailbox.put(edge, batch)
+        place = _Place(self._number, 0, batch.count)
+        self._number += 1
+        if not self._line and self._mailbox.has_room(batch.count):
+            self._lend(edge, batch, place)
             return True
         frame = _framed(batch)
-        if self.held_bytes + len(frame) > self._quota or not self._write(self._number, frame):
+        if self.held_bytes + len(frame) > self._quota or not self._write(place, frame):
             return False
-        self._files.append((self._path(self._number), len(frame), batch.count))
-        self._number += 1
-        if self._feeding is None or self._feeding.done():
-            self._feeding = asyncio.get_running_loop().create_task(self._feed(edge), name=f"spill {self._directory}")
+        self._line.append(place)
+        self._feed_on(edge)
         return True
+
+    def settled(self, batch: Batch) -> None:
+        """Delete the file of a batch that was handled, or never will be."""
+        _, place = self._lent.pop(id(batch), (batch, None))
+        if place is not None and place.size:
+            self._delete(place)
 
     def recover(self, edge: Edge) -> None:
         """Take up what an earlier run of the host process left; a damaged file is counted as one lost batch."""
         self._edge = edge
-        for path in sorted(self._directory.glob("*.batch")):
-            self._number = max(self._number, int(path.stem) + 1)
-            batch = _read(path)
-            if batch is None:
-                path.unlink()
-                edge.ledger.offered += 1
-                edge.ledger.drop("spool_damaged", 1)
-                continue
-            self._files.append((path, path.stat().st_size, batch.count))
-            self.held_bytes += path.stat().st_size
-            edge.ledger.offered += batch.count
-            edge.ledger.queued += batch.count
-            edge.accepted += batch.count
-        if self._files:
-            self._feeding = asyncio.get_running_loop().create_task(self._feed(edge), name=f"spill {self._directory}")
+        for partial in self._directory.glob("*.part"):  # a crash cut it off before it was accepted
+            with contextlib.suppress(OSError):
+                partial.unlink()
+        for path in sorted(self._directory.glob("[0-9]*.batch")):
+            place = _Place(int(path.stem), 0, None)
+            self._number = max(self._number, place.number + 1)
+            try:
+                batch = self._read(edge, place)
+            except OSError as error:
+                self._complain(error)
+            else:
+                if batch is None:
+                    continue
+            self._line.append(place)
+        if self._line:
+            self._feed_on(edge)
 
     def close(self) -> None:
-        """Stop feeding. What waits stays on disk, and what was read and not handled goes back there, in front."""
+        """Stop feeding. What waits stays on disk, and what is in memory and not handled goes there, to its place."""
         if self._feeding is not None:
             self._feeding.cancel()
         if self._edge is None:
             return
-        waiting = self._mailbox.withdraw(self._edge)
-        first = int(self._files[0][0].stem) if self._files else self._number
-        for number, batch in enumerate(waiting, first - len(waiting)):
-            if not self._write(number, _framed(batch)):
+        self._mailbox.withdraw(self._edge)
+        for batch, place in list(self._lent.values()):
+            if not place.size and not self._write(place, _framed(batch)):
                 self._edge.discard(batch, "spool_full")
+
+    # --- from disk to the mailbox
+
+    def _feed_on(self, edge: Edge) -> None:
+        if self._feeding is None or self._feeding.done():
+            self._feeding = asyncio.get_running_loop().create_task(self._feed(edge), name=f"spill {self._directory}")
+
+    async def _feed(self, edge: Edge) -> None:
+        while self._line:
+            place = self._line[0]
+            try:
+                batch = self._read(edge, place)
+            except OSError as error:
+                self._complain(error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if batch is not None:
+                await self._room(batch.count)
+                self._lend(edge, batch, place)
+            self._line.popleft()
 
     async def _room(self, events: int) -> None:
         while not self._mailbox.has_room(events):
             await self._mailbox.change()
 
-    def _path(self, number: int) -> Path:
-        return self._directory / f"{number:012d}.batch"
+    def _lend(self, edge: Edge, batch: Batch, place: _Place) -> None:
+        self._lent[id(batch)] = (batch, place)
+        self._mailbox.put(edge, batch)
 
-    def _write(self, number: int, frame: bytes) -> bool:
-        path = self._path(number)
+    def _read(self, edge: Edge, place: _Place) -> Batch | None:
+        """Return the batch of a file, entered in the accounts, or None where it is lost and counted.
+
+        Raises:
+            OSError: it can not be read now.
+        """
+        try:
+            data = self._path(place).read_bytes()
+        except FileNotFoundError:
+            self._lose(edge, place, "spool_missing")
+            return None
+        if not place.size:
+            place.size = len(data)
+            self.held_bytes += place.size
+        batch = _unframed(data)
+        if batch is None:
+            self._lose(edge, place, "spool_damaged")
+        elif place.events is None:
+            place.events = batch.count
+            edge.recovered(batch.count)
+        return batch
+
+    def _lose(self, edge: Edge, place: _Place, reason: str) -> None:
+        if place.events is None:  # how many events it had is not known
+            edge.recovered(1)
+        edge.give_up(place.events or 1, reason)
+        self._delete(place)
+
+    def _complain(self, error: OSError) -> None:
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            self._log.warning("spool can not be read, tried again", reason=str(error))
+
+    # --- files
+
+    def _path(self, place: _Place) -> Path:
+        return self._directory / f"{place.number:012d}.batch"
+
+    def _write(self, place: _Place, frame: bytes) -> bool:
+        path = self._path(place)
         partial = path.with_suffix(".part")
         try:
             partial.write_bytes(frame)
             partial.rename(path)
         except OSError:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             return False
-        self.held_bytes += len(frame)
+        place.size = len(frame)
+        self.held_bytes += place.size
         return True
 
-    async def _feed(self, edge: Edge) -> None:
-        while self._files:
-            path, size, events = self._files[0]
-            batch = _read(path)
-            if batch is None:
-                edge.give_up(events, "spool_damaged")
-            else:
-                await self._room(batch.count)
-                self._mailbox.put(edge, batch)
-            path.unlink(missing_ok=True)
-            self._files.pop(0)
-            self.held_bytes -= size
+    def _delete(self, place: _Place) -> None:
+        self.held_bytes -= place.size
+        try:
+            self._path(place).unlink(missing_ok=True)
+        except OSError as error:
+            self._log.warning("spool file not deleted, its events come again after a restart", reason=str(error))
 
 
 def _framed(batch: Batch) -> bytes:
@@ -137,12 +220,13 @@ def _framed(batch: Batch) -> bytes:
     return msgspec.msgpack.encode(_Frame(*batch.kind, batch.origin, crc32(data), data))
 
 
-def _read(path: Path) -> Batch | None:
+def _unframed(data: bytes) -> Batch | None:
+    """Return the batch of a file's content, or None where that is damaged."""
     try:
-        frame = msgspec.msgpack.decode(path.read_bytes(), type=_Frame)
+        frame = msgspec.msgpack.decode(data, type=_Frame)
         if crc32(frame.data) != frame.crc:
             return None
         kind = Kind(Stage(frame.stage), EventClass(frame.event_class), frame.type)
         return codec.decode(frame.data, kind, frame.origin)
-    except (OSError, ValueError, msgspec.MsgspecError, WireError):
+    except (ValueError, msgspec.MsgspecError, WireError):
         return None
