@@ -152,8 +152,11 @@ def blueprint(agent: AgentConfig, place: str) -> Blueprint:
     except ConfigError as error:
         raise ConfigError([f"{place}: {line.split(': ', 1)[1]}" for line in error.mistakes]) from None
     agent_class = getattr(module, part.class_name if part else "Agent")
-    subscribe = agent.subscribe or _default_statements(agent.type, module)
+    fed = agent.subscribe or agent.in_edges
+    subscribe = agent.subscribe if fed else _default_statements(agent.type, module)
     mistakes = mistakes_in(agent.config, module.Config, f"{place}.config")
+    if agent.type == "transformer" and not fed and not subscribe:
+        mistakes.append(f'{place}: subscribe is missing: {part_name} takes what a statement gives it; "SELECT …" it')
     for statement in subscribe:
         try:
             compile_statement(statement, now_ns=0)
@@ -183,7 +186,7 @@ def type_module_checked(agent_type: str, place: str) -> ModuleType:
 
 def _default_statements(agent_type: str, module: ModuleType) -> tuple[str, ...]:
     declared = getattr(module, "INPUT", ())
-    if agent_type == "transformer":
+    if agent_type == "transformer" and declared:
         types = " OR ".join(f"type = '{name}'" for name in declared)
         return (f"SELECT * WHERE stage = 'raw' AND ({types})",)
     return (declared,) if isinstance(declared, str) else tuple(declared)

@@ -1,7 +1,8 @@
 """What the conformance suite is run on: every agent type, source, cooking and detector that discovery finds.
 
-A test that asks for ``every``, ``configured``, ``agent_type``, ``agent``, ``source``, ``cooking`` or ``detector`` gets
-the module of one of them, and runs once for each. They are loaded one by one: a broken one fails its own tests only.
+A test that asks for ``every``, ``configured``, ``agent_type``, ``agent``, ``source``, ``cooking``, ``reworking`` or
+``detector`` gets the module of one of them, and runs once for each. They are loaded one by one: a broken one fails its
+own tests only. A ``reworking`` is a cooking that takes cooked events, whatever its edge's statement selects.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from eddy_agents.reworking.passing import BY_STATEMENT
 from eddy_mesh import discovery
 from eddy_mesh.bus_memory import MemoryBroker
 from eddy_mesh.config import HostConfig, convert
@@ -38,6 +40,15 @@ def _parts(*agent_types: str) -> list[Found]:
     return [Found(agent_type, name) for agent_type in agent_types for name in discovery.part_names(agent_type)]
 
 
+def _reworks(found: Found) -> bool:
+    """Return whether a cooking takes cooked events and not the raw ones of a type."""
+    try:
+        module = discovery.part_module(found.agent_type, found.part)
+    except Exception:  # noqa: BLE001  # a broken one fails its own tests
+        return False
+    return getattr(module, "INPUT", ()) == BY_STATEMENT
+
+
 TYPES = [Found(name) for name in discovery.agent_types()]
 AGENTS = [found for found in TYPES if found.agent_type not in discovery.PARTS]
 """Agent types that do their work themselves, without a part that the configuration names."""
@@ -47,7 +58,8 @@ ASKED = {
     "agent_type": TYPES,
     "agent": AGENTS,
     "source": _parts("normalizer"),
-    "cooking": _parts("transformer"),
+    "cooking": [found for found in _parts("transformer") if not _reworks(found)],
+    "reworking": [found for found in _parts("transformer") if _reworks(found)],
     "detector": _parts("analysis"),
 }
 
@@ -71,6 +83,7 @@ agent_type = pytest.fixture(_loaded)
 agent = pytest.fixture(_loaded)
 source = pytest.fixture(_loaded)
 cooking = pytest.fixture(_loaded)
+reworking = pytest.fixture(_loaded)
 detector = pytest.fixture(_loaded)
 
 

@@ -12,6 +12,7 @@ import atheris
 import numpy as np
 
 with atheris.instrument_imports(include=["eddy_mesh", "eddy_agents"]):
+    from eddy_agents.reworking.passing import BY_STATEMENT
     from eddy_mesh import codec, discovery
     from eddy_mesh.actor.numbering import Numbering
     from eddy_mesh.agent import Draft
@@ -19,7 +20,8 @@ with atheris.instrument_imports(include=["eddy_mesh", "eddy_agents"]):
     from eddy_mesh.cer import EventClass, Stage
     from eddy_mesh.columns import Bytes, Column, Constant, Numbers, pack
 
-    COOKINGS = [discovery.part_module("transformer", name) for name in discovery.part_names("transformer")]
+    EVERY = [discovery.part_module("transformer", name) for name in discovery.part_names("transformer")]
+    COOKINGS = [module for module in EVERY if module.INPUT != BY_STATEMENT]  # those take events, not payloads
 
 NOW_NS = 1_793_700_000_000_000_000
 MAX_PAYLOADS = 4

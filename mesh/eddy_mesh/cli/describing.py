@@ -30,6 +30,7 @@ from eddy_mesh.rows import json_value
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 AGENT_TYPE = "agent type"
 KIND_COLUMNS = [Column("kind"), Column("name"), Column("what it does")]
+_STATEMENT = "SELECT * FROM network.netflow.* WHERE stage = 'cooked'"
 MOST_LINES = 5
 """Events of an example."""
 MOST_SHOWN = 400
@@ -115,7 +116,7 @@ def _subjects(one: Described) -> str:
     declared = getattr(one.module, "INPUT", ())
     inputs = [declared] if isinstance(declared, str) else list(declared)
     if one.kind == "cooking":
-        inputs = [f"eddy.event.raw.*.{name}.*" for name in inputs]
+        inputs = [f"eddy.event.raw.*.{name}.*" for name in inputs] or ["what subscribe, or an edge, says"]
     wanted = {"source": (Stage.RAW,), "cooking": (Stage.COOKED,), "detector": (Stage.ANALYZED, Stage.COOKED)}
     kinds = dict.fromkeys(kind for stage in wanted.get(one.kind, ()) for kind in kinds_of(one.module, stage))
     lines = [f"in   {text}" for text in inputs]
@@ -130,12 +131,19 @@ def _configuration(one: Described) -> str:
     head = [f"[{table}]", f'type = "{one.agent_type}"']
     if part is not None and one.kind == AGENT_TYPE:
         names = discovery.part_names(one.agent_type)
-        return "\n".join([f"# {part.key}: one of {', '.join(names)}", *head, f'{part.key} = "{names[0]}"', *_shared()])
+        shown = next((name for name in names if not _needs_statement(one.agent_type, name)), names[0])
+        return "\n".join([f"# {part.key}: one of {', '.join(names)}", *head, f'{part.key} = "{shown}"', *_shared()])
     if part is not None:
         head.append(f'{part.key} = "{one.name}"')
+        if _needs_statement(one.agent_type, one.name):
+            head += ["# what it takes; an edge of a topology says it too", f'subscribe = ["{_STATEMENT}"]']
     if not msgspec.structs.fields(one.module.Config):
         return "\n".join([*head, "# it has no further settings"])
     return "\n".join([*head, "", discovery.default_toml(one.module.Config, f"{table}.config")])
+
+
+def _needs_statement(agent_type: str, part: str) -> bool:
+    return agent_type == "transformer" and not discovery.part_module(agent_type, part).INPUT
 
 
 def _shared() -> list[str]:

@@ -57,6 +57,8 @@ def topology(backplane: str, state: Path) -> dict[str, AgentConfig]:
         for name in discovery.part_names(kind):
             if kind == "normalizer" and name not in SOURCES:
                 continue
+            if kind == "transformer" and not discovery.part_module(kind, name).INPUT:
+                continue  # it takes what somebody's statement gives it
             prefix = {"normalizer": "in", "transformer": "cook", "analysis": "find"}[kind]
             agents[f"{prefix}-{name.replace('_', '-')}"] = msgspec.convert({"type": kind, part.key: name}, AgentConfig)
     for kind in discovery.agent_types():
