@@ -1,6 +1,7 @@
-"""Directory: which events are where, since when, in what detail and at what rate.
+"""Directory: which events are where, since when and for how long, in what detail and at what rate.
 
-In: the heartbeats of every host process (``<backplane>.status.*.host``), and what archives say that they hold.
+In: the heartbeats of every host process (``<backplane>.status.*.host``), which tell what its agents make and what its
+local store keeps, and what archives say that they hold.
 Out: answers on ``<backplane>.query.directory.<agent>.locate|types``. The directory holds no event; it is rebuilt from
 heartbeats in a few seconds wherever it is started.
 """
@@ -24,6 +25,7 @@ SCOPE = "host"
 EMIT = "demand"
 INPUT: tuple[str, ...] = ()
 NS = 1_000_000_000
+KIND = ("stage", "event_class", "type")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,20 +43,25 @@ class Entry(msgspec.Struct):
     """One line of the directory: one kind of event of one agent.
 
     Attributes:
-        holding: ``live`` where the agent makes such events, ``stored`` where an archive holds them.
+        holding: ``live`` where the agent makes such events, ``stored`` where an archive holds them, ``local`` where the
+            host process itself keeps what it made for some time, to be fetched by id.
+        first_ns: when the first of them was seen; of those that are held, the oldest.
+        until_ns: when the newest of those that are kept ``local`` will be too old, or earlier if there is no room for
+            them; 0 for the others: an archive drops nothing by itself.
         rate: events/s between the last two heartbeats; for a store, 0.
     """
 
     host: str
     agent: str
     holding: str
-    stage: str
-    event_class: str
+    stage: Stage
+    event_class: EventClass
     type: str
     count: int
     first_ns: int
     last_ns: int
     heard_ns: int
+    until_ns: int = 0
     rate: float = 0.0
     fields: list[str] = []
 
@@ -94,6 +101,25 @@ class Agent:
         detail = status.get("detail")
         for row in _rows(detail.get("holdings") if isinstance(detail, dict) else None):
             self._enter(host, {**row, "agent": status.get("agent")}, "stored", now_ns)
+        if isinstance(local := status.get("local_store"), dict):
+            self._enter_local(host, _rows(local.get("holdings")), _rows(status.get("types")), now_ns)
+
+    def _enter_local(
+        self, host: str, holdings: list[dict[str, object]], types: list[dict[str, object]], now_ns: int
+    ) -> None:
+        """Enter what a host process keeps, and nothing else: a kind that it tells of no more has expired."""
+        for row in holdings:
+            fields: set[str] = set()
+            for made in types:
+                if all(made.get(name) == row.get(name) for name in KIND):
+                    fields.update(map(str, _list(made.get("fields"))))
+            self._enter(host, {**row, "agent": "host", "fields": sorted(fields)}, "local", now_ns)
+        told = {tuple(str(row.get(name)) for name in KIND) for row in holdings}
+        self._entries = {
+            key: entry
+            for key, entry in self._entries.items()
+            if (entry.host, entry.holding) != (host, "local") or (entry.stage, entry.event_class, entry.type) in told
+        }
 
     def _enter(self, host: str, row: Mapping[str, object], holding: str, now_ns: int) -> None:
         try:
@@ -148,7 +174,7 @@ class Agent:
                 raise UsageError('locate needs a statement, for example {"statement": "SELECT * FROM network.netflow"}')
             plan = compile_statement(str(request["statement"]), now_ns=now_ns)
         for entry in sorted(self._entries.values(), key=lambda held: (held.host, held.type, held.agent)):
-            kind = Kind(Stage(entry.stage), EventClass(entry.event_class), entry.type)
+            kind = Kind(entry.stage, entry.event_class, entry.type)
             if plan is not None and not matches_kind(plan, kind, entry.host):
                 continue
             row: dict[str, object] = msgspec.to_builtins(entry)
@@ -162,4 +188,8 @@ _IMPLIED = frozenset({"id", "version", "type", "event_class", "stage", "host"})
 
 
 def _rows(value: object) -> list[dict[str, object]]:
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+    return [row for row in _list(value) if isinstance(row, dict)]
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

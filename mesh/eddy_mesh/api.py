@@ -17,17 +17,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from eddy_mesh import queries, subjects
+from eddy_mesh import queries, select_back, subjects
 from eddy_mesh.batch import Batch
 from eddy_mesh.bus import Bus, NoResponders
 from eddy_mesh.bus_nats import connect as connect_bus
 from eddy_mesh.cer import Value, id_text
 from eddy_mesh.conservation import Ledger
-from eddy_mesh.errors import UsageError, WireError
+from eddy_mesh.errors import StoreError, UsageError, WireError
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.flows import ANSWER_IDLE_S, FlowReceiver, live_plan
 from eddy_mesh.local import Whereabouts, find
 from eddy_mesh.rows import flat_rows, json_value, value_of_json
+from eddy_mesh.select_back import Gone
 from eddy_mesh.selection import LiveAggregate, Plan, compile_statement, render, row_names
 from eddy_mesh.wire_json import decode_object
 
@@ -45,11 +46,12 @@ class Event(Mapping[str, Value]):
         id: UUID text, or "" for a row of an aggregate.
     """
 
-    __slots__ = ("_row", "id")
+    __slots__ = ("_mesh", "_row", "id")
 
-    def __init__(self, row: Mapping[str, Value], identity: str = "") -> None:
+    def __init__(self, row: Mapping[str, Value], identity: str = "", mesh: Mesh | None = None) -> None:
         self._row = row
         self.id = identity
+        self._mesh = mesh
 
     def __getitem__(self, name: str) -> Value:
         return self._row[name]
@@ -66,6 +68,46 @@ class Event(Mapping[str, Value]):
     def json(self) -> bytes:
         """Return the event as one line of JSON: times in RFC 3339, ids as UUID text."""
         return msgspec.json.encode({name: json_value(name, value) for name, value in self._row.items()})
+
+    async def fetch(self, *, timeout_s: float = select_back.ANSWER_S) -> Event:
+        """Return the whole event, of which a statement may have selected a part (*select-back*).
+
+        Where there are many, `Mesh.fetch` with their ids asks once for all.
+
+        Args:
+            timeout_s: longest wait for each part of an answer, s.
+
+        Raises:
+            UsageError: it has no id, as the row of an aggregate, or came of no mesh.
+            StoreError: nobody has it any more, or nobody who answered has it; then it can be tried again.
+            BusError: the server is away.
+        """
+        if not self.id or self._mesh is None:
+            raise UsageError("only an event of a live or stored statement without groups can be fetched: it has an id")
+        found = await self._mesh.fetch([self.id], timeout_s=timeout_s)
+        if found.events:
+            return found.events[0]
+        if found.gone:
+            raise StoreError(f"{self.id}: {found.gone[0]}", retryable=False)
+        raise StoreError(f"{self.id}: {found.why_missing}", retryable=bool(found.silent))
+
+
+class Fetched(NamedTuple):
+    """What `Mesh.fetch` found.
+
+    Attributes:
+        events: whole events, in the order in which they were asked for.
+        gone: those that expired where they were made, and that no archive has.
+        missing: ids (UUID texts) that nobody who answered knows.
+        silent: host processes and archives that were asked and did not answer.
+        why_missing: sentence about the missing ones.
+    """
+
+    events: list[Event]
+    gone: list[Gone]
+    missing: list[str]
+    silent: list[str]
+    why_missing: str
 
 
 class Place(NamedTuple):
@@ -128,7 +170,7 @@ class Mesh:
                     seen.add(event.id)
                     yield event
             async for batch in _until(batches, plan.until_ns):
-                for event in events_of(batch, names):
+                for event in events_of(batch, names, self):
                     if event.id not in seen:
                         yield event
                     seen.discard(event.id)
@@ -192,10 +234,31 @@ class Mesh:
         for place in places:
             async for row in self.ask("archive", "select", {"statement": render(plan)}, agent=place):
                 identity = str(row.get("#id") or row.get("id") or "")
-                yield Event({n: _readable(n, value_of_json(n, v)) for n, v in row.items() if n != "#id"}, identity)
+                told = {n: _readable(n, value_of_json(n, v)) for n, v in row.items() if n != "#id"}
+                yield Event(told, identity, self)
                 count += 1
                 if plan.limit is not None and count >= plan.limit:
                     return
+
+    async def fetch(self, ids: Iterable[str], *, depth: int = 0, timeout_s: float = select_back.ANSWER_S) -> Fetched:
+        """Return whole events by id: from the local stores of the hosts that made them, else from archives.
+
+        Args:
+            ids: UUID texts.
+            depth: how many generations of the events that these were made from are fetched as well.
+            timeout_s: longest wait for each part of an answer, s.
+
+        Raises:
+            UsageError: a text is no id.
+            BusError: the server is away.
+        """
+        found = await select_back.fetch(self.bus, self.backplane, ids, depth=depth, timeout_s=timeout_s)
+        events = [
+            Event({name: _readable(name, value) for name, value in row.items()}, identity, self)
+            for identity, row in found.rows.items()
+        ]
+        missing, silent = list(found.missing), list(found.silent)
+        return Fetched(events, list(found.gone.values()), missing, silent, found.why_missing())
 
     # --- agents
 
@@ -296,13 +359,13 @@ async def connect(
         await bus.close()
 
 
-def events_of(batch: Batch, names: Iterable[str] | None) -> Iterable[Event]:
+def events_of(batch: Batch, names: Iterable[str] | None, mesh: Mesh | None = None) -> Iterable[Event]:
     """Yield the rows of a batch as events with just the named fields, or all where ``names`` is None."""
     wanted = None if names is None else list(names)
     for row in flat_rows(batch):
         told = {name: _readable(name, value) for name, value in row.items()}
         identity = str(told.get("id", ""))
-        yield Event(told if wanted is None else {name: told[name] for name in wanted if name in told}, identity)
+        yield Event(told if wanted is None else {name: told[name] for name in wanted if name in told}, identity, mesh)
 
 
 def _readable(name: str, value: Value) -> Value:

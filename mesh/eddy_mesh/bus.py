@@ -42,6 +42,10 @@ class OutboundFull(BusError):
     """The server is away and the buffer of unsent messages is full: the message was not taken; spool it."""
 
 
+class StreamFull(BusError):
+    """A stream that refuses when it is full took nothing; once its consumers have made room it will."""
+
+
 class RevisionConflict(BusError):
     """A compare-and-set found another revision than the caller had read; read again, decide again."""
 
@@ -234,11 +238,26 @@ class DurableMessage(Protocol):
         """Position in the stream, from 1."""
 
     @property
-    def deliveries(self) -> int:
-        """Times it was delivered, this one included."""
+    def stored_ns(self) -> int:
+        """When the stream took it, ns since 1970 UTC; rises with ``sequence`` as long as the stream lives."""
 
-    async def ack(self) -> None:
-        """Done; never deliver it again."""
+    @property
+    def deliveries(self) -> int:
+        """Times this consumer delivered it, this one included; a consumer that was made anew counts from 1."""
+
+    async def ack(self, *, confirm_s: float = 0.0) -> None:
+        """Done; never deliver it again.
+
+        Args:
+            confirm_s: wait so long at most, s, until the server has taken this one and all before it; 0 is not to wait.
+
+        Raises:
+            NoResponders: the consumer is gone (only with ``confirm_s``).
+            RequestTimeout: it was not confirmed in time; acknowledge again (only with ``confirm_s``).
+        """
+
+    async def progress(self) -> None:
+        """Being worked on; the acknowledgement wait begins anew."""
 
     async def nak(self, delay_s: float = 0.0) -> None:
         """Not done; deliver it again after ``delay_s`` seconds."""
@@ -256,8 +275,41 @@ class DurableConsumer(Protocol):
         Not to be called twice at once on one consumer object; bind a second one for a second fetch in flight.
         """
 
-    async def stop(self) -> None:
-        """Let go of it; its position stays on the server."""
+    async def stop(self) -> Sequence[DurableMessage]:
+        """Let go of it; its position stays on the server.
+
+        Returns:
+            What arrived after the last fetch had ended: to be given back, or it comes again only after the wait.
+        """
+
+
+class ConsumerStatus(msgspec.Struct, frozen=True):
+    """What the server knows of a durable consumer.
+
+    Attributes:
+        name: its name.
+        unacknowledged: messages that were delivered and have no `ack` or `term` yet.
+        fetches: fetches that wait now; 0 where no client is there, or it has enough in hand.
+        delivered: sequence number in the stream of the last message delivered; 0 before the first.
+    """
+
+    name: str
+    unacknowledged: int
+    fetches: int
+    delivered: int
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """What a stream holds.
+
+    Attributes:
+        messages, size_bytes: how much it holds.
+        last_sequence: of the last message that it took; 0 before the first.
+    """
+
+    messages: int
+    size_bytes: int
+    last_sequence: int
 
 
 class Bus(Protocol):
@@ -376,8 +428,12 @@ class Bus(Protocol):
         max_age_s: float = 0.0,
         refuse_when_full: bool = False,
         duplicate_window_s: float = DEFAULT_DUPLICATE_WINDOW_S,
+        work_queue: bool = False,
     ) -> None:
         """Make a stream that stores what is published on its subjects, or bring it to this configuration.
+
+        A stored message survives the end of the server's process; whether it survives a power failure depends on the
+        server's ``sync_interval``: two minutes by default, ``always`` for the embedded server of `eddy_mesh.server`.
 
         Args:
             name: ``A-Z a-z 0-9 - _``.
@@ -386,7 +442,15 @@ class Bus(Protocol):
             max_age_s: age limit, s; 0 is none.
             refuse_when_full: at ``max_bytes`` refuse new messages instead of dropping the oldest.
             duplicate_window_s: how long a message id is remembered, s.
+            work_queue: forget a message as soon as it is acknowledged; each message goes to one consumer, so no two may
+                want the same subject. Can not be changed later.
         """
+
+    async def stream_status(self, name: str) -> StreamStatus | None:
+        """Return what a stream holds, or None where there is none of that name."""
+
+    async def delete_stream(self, name: str) -> None:
+        """Delete a stream with all that it holds; one that is not there is no error."""
 
     async def publish_durable(
         self,
@@ -404,6 +468,7 @@ class Bus(Protocol):
         Raises:
             NoResponders: no stream takes this subject.
             RequestTimeout: not acknowledged in time; publish again with the same ``message_id``.
+            StreamFull: the stream is at its limit and refuses.
             BusError: the stream refused it.
         """
 
@@ -413,6 +478,7 @@ class Bus(Protocol):
         durable: str,
         *,
         filter_subject: str = "",
+        filter_subjects: Sequence[str] = (),
         start_sequence: int | None = None,
         ack_wait_s: float = DEFAULT_ACK_WAIT_S,
     ) -> DurableConsumer:
@@ -422,9 +488,19 @@ class Bus(Protocol):
             stream: the stream.
             durable: name of the consumer, ``A-Z a-z 0-9 - _``.
             filter_subject: only messages on this subject or wildcard; "" is all.
+            filter_subjects: instead of it: several of them, no two of which cover the same subject.
             start_sequence: where a new consumer begins; None is the oldest message.
             ack_wait_s: an unacknowledged message is delivered again after so long, s.
+
+        Raises:
+            BusError: there is no such stream, or, on a work queue, another consumer wants the same subjects.
         """
+
+    async def consumers(self, stream: str) -> list[ConsumerStatus]:
+        """Return the durable consumers of a stream, sorted by name; none where there is no such stream."""
+
+    async def delete_consumer(self, stream: str, durable: str) -> None:
+        """Delete a consumer; one that is not there is no error. On a work queue what it did not acknowledge stays."""
 
 
 class ConnectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -29,7 +29,6 @@ from eddy_mesh.bus import (
 from eddy_mesh.errors import BusError
 from eddy_mesh.memory_streams import (
     Bucket,
-    ConsumerState,
     Mailbox,
     MemoryConsumer,
     MemoryKeyValue,
@@ -43,7 +42,7 @@ from eddy_mesh.replies import NO_RESPONDERS_STATUS, STATUS_HEADER, gather_replie
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from eddy_mesh.bus import Receive, StateListener
+    from eddy_mesh.bus import ConsumerStatus, Receive, StateListener, StreamStatus
 
 MAX_PAYLOAD_BYTES = 1024 * 1024
 OUTBOUND_BUFFER_BYTES = 8 * 1024 * 1024
@@ -371,6 +370,7 @@ class MemoryBus:
         max_age_s: float = 0.0,
         refuse_when_full: bool = False,
         duplicate_window_s: float = DEFAULT_DUPLICATE_WINDOW_S,
+        work_queue: bool = False,
     ) -> None:
         """Make a stream, or bring it to this configuration."""
         self._check_named("stream", name)
@@ -385,7 +385,22 @@ class MemoryBus:
             max_age_s=max_age_s,
             refuse_when_full=refuse_when_full,
             duplicate_window_s=duplicate_window_s,
+            work_queue=work_queue,
         )
+
+    async def stream_status(self, name: str) -> StreamStatus | None:
+        """Return what a stream holds, or None."""
+        self._check_named("stream", name)
+        found = self._broker.streams.get(name)
+        return None if found is None else found.status
+
+    async def delete_stream(self, name: str) -> None:
+        """Delete a stream."""
+        self._check_named("stream", name)
+        found = self._broker.streams.pop(name, None)
+        if found is not None:
+            for durable in tuple(found.consumers):
+                found.unbind(durable)
 
     async def publish_durable(
         self,
@@ -412,6 +427,7 @@ class MemoryBus:
         durable: str,
         *,
         filter_subject: str = "",
+        filter_subjects: Sequence[str] = (),
         start_sequence: int | None = None,
         ack_wait_s: float = DEFAULT_ACK_WAIT_S,
     ) -> MemoryConsumer:
@@ -420,11 +436,22 @@ class MemoryBus:
         found = self._broker.streams.get(stream)
         if found is None:
             raise BusError(f"consumer {durable}: there is no stream {stream}; make it first", retryable=False)
-        state = found.consumers.get(durable)
-        if state is None:
-            state = found.consumers[durable] = ConsumerState(found, filter_subject, start_sequence or 1, ack_wait_s)
-        state.pattern = (filter_subject or ">").split(".")
+        patterns = [subject.split(".") for subject in filter_subjects or (filter_subject or ">",)]
+        state = found.bind(durable, patterns, start_sequence, ack_wait_s)
         return MemoryConsumer(state, lambda: self.connected, self._broker.clock_ns)
+
+    async def consumers(self, stream: str) -> list[ConsumerStatus]:
+        """Return the durable consumers of a stream."""
+        self._check_named("stream", stream)
+        found = self._broker.streams.get(stream)
+        return [] if found is None else [state.status(name) for name, state in sorted(found.consumers.items())]
+
+    async def delete_consumer(self, stream: str, durable: str) -> None:
+        """Delete a consumer."""
+        self._check_named("consumer", durable)
+        found = self._broker.streams.get(stream)
+        if found is not None:
+            found.unbind(durable)
 
     def _check_named(self, kind: str, name: str) -> None:
         self._check_open(f"{kind} {name}")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription as LibrarySubscription
 
-    from eddy_mesh.bus import Receive, StateListener
+    from eddy_mesh.bus import ConsumerStatus, Receive, StateListener, StreamStatus
     from eddy_mesh.nats_servers import ServerAddress
 
 FLUSH_WAIT_S = 10  # a publish that waits for a full buffer is let go after this, and counted
@@ -392,6 +392,7 @@ class NatsBus:
         max_age_s: float = 0.0,
         refuse_when_full: bool = False,
         duplicate_window_s: float = DEFAULT_DUPLICATE_WINDOW_S,
+        work_queue: bool = False,
     ) -> None:
         """Make a stream, or bring it to this configuration."""
         await streams.ensure_stream(
@@ -402,7 +403,16 @@ class NatsBus:
             max_age_s=max_age_s,
             refuse_when_full=refuse_when_full,
             duplicate_window_s=duplicate_window_s,
+            work_queue=work_queue,
         )
+
+    async def stream_status(self, name: str) -> StreamStatus | None:
+        """Return what a stream holds, or None."""
+        return await streams.stream_status(self._js, name)
+
+    async def delete_stream(self, name: str) -> None:
+        """Delete a stream."""
+        await streams.delete_stream(self._js, name)
 
     async def publish_durable(
         self,
@@ -424,6 +434,7 @@ class NatsBus:
         durable: str,
         *,
         filter_subject: str = "",
+        filter_subjects: Sequence[str] = (),
         start_sequence: int | None = None,
         ack_wait_s: float = DEFAULT_ACK_WAIT_S,
     ) -> streams.NatsConsumer:
@@ -432,10 +443,18 @@ class NatsBus:
             self._js,
             stream,
             durable,
-            filter_subject=filter_subject,
+            filters=filter_subjects or ((filter_subject,) if filter_subject else ()),
             start_sequence=start_sequence,
             ack_wait_s=ack_wait_s,
         )
+
+    async def consumers(self, stream: str) -> list[ConsumerStatus]:
+        """Return the durable consumers of a stream."""
+        return await streams.consumers(self._js, stream)
+
+    async def delete_consumer(self, stream: str, durable: str) -> None:
+        """Delete a consumer."""
+        await streams.delete_consumer(self._js, stream, durable)
 
 
 class NatsSubscription:

@@ -16,12 +16,15 @@ from nats.js import errors as js_errors
 
 from eddy_mesh.bus import (
     MAX_HISTORY,
+    ConsumerStatus,
     Entry,
     KeyOperation,
     NoResponders,
     OutboundFull,
     RequestTimeout,
     RevisionConflict,
+    StreamFull,
+    StreamStatus,
 )
 from eddy_mesh.errors import BusError
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 WRONG_LAST_SEQUENCE = (10071, 10164)
 STREAM_NAME_IN_USE = 10058
+STREAM_STORE_FAILED = 10077
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
 OPERATION_HEADER = "KV-Operation"
 MARKER_HEADER = "Nats-Marker-Reason"  # written by the server when an age limit removed a key
@@ -68,11 +72,7 @@ def bus_error(error: Exception, what: str) -> BusError:
     if isinstance(error, js_errors.KeyWrongLastSequenceError):
         return RevisionConflict(f"{what} has changed since it was read: {text}; read it again")
     if isinstance(error, js_errors.APIError):
-        if error.err_code in WRONG_LAST_SEQUENCE:
-            return RevisionConflict(f"{what} has changed since it was read: {error.description}; read it again")
-        return BusError(
-            f"{what}: the server refused: {error.description or text}", retryable=(error.code or 500) >= 500
-        )
+        return _refused(error, what, text)
     if isinstance(error, TimeoutError):
         return RequestTimeout(f"{what}: no answer in time; is the server up?")
     if isinstance(error, nats.errors.MaxPayloadError):
@@ -82,6 +82,15 @@ def bus_error(error: Exception, what: str) -> BusError:
     if isinstance(error, OSError):
         return BusError(f"{what}: {text}")
     return BusError(f"{what}: {text}", retryable=False)
+
+
+def _refused(error: js_errors.APIError, what: str, text: str) -> BusError:
+    reason = error.description or text
+    if error.err_code in WRONG_LAST_SEQUENCE:
+        return RevisionConflict(f"{what} has changed since it was read: {error.description}; read it again")
+    if error.err_code == STREAM_STORE_FAILED and "maximum" in reason:
+        return StreamFull(f"{what}: the stream is full: {reason}; its consumers must make room")
+    return BusError(f"{what}: the server refused: {reason}", retryable=(error.code or 500) >= 500)
 
 
 @contextlib.contextmanager
@@ -314,12 +323,14 @@ async def ensure_stream(
     max_age_s: float,
     refuse_when_full: bool,
     duplicate_window_s: float,
+    work_queue: bool,
 ) -> None:
     """Make a stream or bring it to this configuration. Arguments as in ``Bus.ensure_stream``."""
     config = api.StreamConfig(
         name=name,
         subjects=list(subjects),
         storage=api.StorageType.FILE,
+        retention=api.RetentionPolicy.WORK_QUEUE if work_queue else api.RetentionPolicy.LIMITS,
         max_bytes=max_bytes or -1,
         max_age=max_age_s,
         discard=api.DiscardPolicy.NEW if refuse_when_full else api.DiscardPolicy.OLD,
@@ -335,6 +346,7 @@ async def ensure_stream(
             await js.update_stream(
                 present.config.evolve(
                     subjects=config.subjects,
+                    retention=config.retention,
                     max_bytes=config.max_bytes,
                     max_age=config.max_age,
                     discard=config.discard,
@@ -360,19 +372,36 @@ async def publish_durable(
     return int(acknowledged.seq)
 
 
+async def stream_status(js: JetStreamContext, name: str) -> StreamStatus | None:
+    """Return what a stream holds, or None where there is none of that name."""
+    with mapped(f"stream {name}"):
+        try:
+            state = (await js.stream_info(name)).state
+        except js_errors.NotFoundError:
+            return None
+    return StreamStatus(state.messages, state.bytes, state.last_seq)
+
+
+async def delete_stream(js: JetStreamContext, name: str) -> None:
+    """Delete a stream; one that is not there is no error."""
+    with mapped(f"stream {name}"), contextlib.suppress(js_errors.NotFoundError):
+        await js.delete_stream(name)
+
+
 async def bind_consumer(
     js: JetStreamContext,
     stream: str,
     durable: str,
     *,
-    filter_subject: str,
+    filters: Sequence[str],
     start_sequence: int | None,
     ack_wait_s: float,
 ) -> NatsConsumer:
     """Bind to a durable consumer, made first if it is not there. Arguments as in ``Bus.consume``."""
+    one, several = (filters[0], None) if len(filters) == 1 else (None, list(filters) or None)
     with mapped(f"consumer {durable} of stream {stream}"):
         try:
-            present = await js.consumer_info(stream, durable)
+            present = (await js.consumer_info(stream, durable)).config
         except js_errors.NotFoundError:
             policy = api.DeliverPolicy.ALL if start_sequence is None else api.DeliverPolicy.BY_START_SEQUENCE
             config = api.ConsumerConfig(
@@ -382,16 +411,39 @@ async def bind_consumer(
                 opt_start_seq=start_sequence,
                 ack_policy=api.AckPolicy.EXPLICIT,
                 ack_wait=ack_wait_s,
-                filter_subject=filter_subject or None,
+                filter_subject=one,
+                filter_subjects=several,
                 max_ack_pending=MAX_ACK_PENDING,
             )
             await js.add_consumer(stream, config)
         else:
-            if (present.config.filter_subject or "") != filter_subject:
-                await js.add_consumer(stream, present.config.evolve(filter_subject=filter_subject or None))
+            if ((present.filter_subject or None), (present.filter_subjects or None)) != (one, several):
+                changed = present.evolve()  # evolve keeps what it is given None for
+                changed.filter_subject, changed.filter_subjects = one, several
+                await js.add_consumer(stream, changed)
         # A pull asked for these messages, so no limit of bytes may throw them away.
         pull = await js.pull_subscribe_bind(consumer=durable, stream=stream, pending_bytes_limit=0)
     return NatsConsumer(pull, f"consumer {durable} of stream {stream}")
+
+
+async def consumers(js: JetStreamContext, stream: str) -> list[ConsumerStatus]:
+    """Return the durable consumers of a stream, sorted by name."""
+    found: list[ConsumerStatus] = []
+    with mapped(f"stream {stream}"), contextlib.suppress(js_errors.NotFoundError):
+        while page := await js.consumers_info(stream, offset=len(found)):
+            found += [_status(info) for info in page]
+    return sorted(found, key=lambda status: status.name)
+
+
+def _status(info: api.ConsumerInfo) -> ConsumerStatus:
+    delivered = 0 if info.delivered is None else info.delivered.stream_seq
+    return ConsumerStatus(info.name, info.num_ack_pending or 0, info.num_waiting or 0, delivered)
+
+
+async def delete_consumer(js: JetStreamContext, stream: str, durable: str) -> None:
+    """Delete a consumer; one that is not there is no error."""
+    with mapped(f"consumer {durable} of stream {stream}"), contextlib.suppress(js_errors.NotFoundError):
+        await js.delete_consumer(stream, durable)
 
 
 class NatsConsumer:
@@ -410,16 +462,23 @@ class NatsConsumer:
                 return []
         return [NatsDurableMessage(message) for message in found]
 
-    async def stop(self) -> None:
+    async def stop(self) -> Sequence[NatsDurableMessage]:
         """Let go of it."""
+        waiting = self._pull._sub._pending_queue  # noqa: SLF001 - the library has no other way to these messages
+        late = []
+        while not waiting.empty():
+            message = waiting.get_nowait()
+            if message.reply:  # a message, not a status
+                late.append(NatsDurableMessage(message))
         with contextlib.suppress(nats.errors.BadSubscriptionError, nats.errors.ConnectionClosedError):
             await self._pull.unsubscribe()
+        return late
 
 
 class NatsDurableMessage:
     """A delivered message of a stream; see ``eddy_mesh.bus.DurableMessage``."""
 
-    __slots__ = ("_message", "data", "deliveries", "headers", "sequence", "subject")
+    __slots__ = ("_message", "data", "deliveries", "headers", "sequence", "stored_ns", "subject")
 
     def __init__(self, message: Msg) -> None:
         metadata = message.metadata
@@ -428,12 +487,22 @@ class NatsDurableMessage:
         self.data: bytes = message.data
         self.headers: Mapping[str, str] = message.headers or {}
         self.sequence: int = metadata.sequence.stream
+        self.stored_ns: int = _nanoseconds(metadata.timestamp)
         self.deliveries: int = metadata.num_delivered
 
-    async def ack(self) -> None:
+    async def ack(self, *, confirm_s: float = 0.0) -> None:
         """Done."""
+        self._message._ackd = False  # noqa: SLF001 - one that was lost with a connection is sent again
         with mapped(f"ack of {self.subject}"):
-            await self._message.ack()
+            if confirm_s:
+                await self._message.ack_sync(confirm_s)
+            else:
+                await self._message.ack()
+
+    async def progress(self) -> None:
+        """Being worked on."""
+        with mapped(f"progress of {self.subject}"):
+            await self._message.in_progress()
 
     async def nak(self, delay_s: float = 0.0) -> None:
         """Not done; again later."""

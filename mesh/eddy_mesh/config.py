@@ -92,6 +92,10 @@ class InEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     spool_bytes: int = 256 * 1024 * 1024
     """quota on disk for the policy ``spool``, octets"""
     partition: Partition = Partition()
+    instance: int = 0
+    """number of the consuming instance, from 0"""
+    instances: int = 1
+    """how many there are"""
     retention: Retention = Retention()
     """bounds of the stream of a durable edge"""
 
@@ -109,6 +113,15 @@ class OutEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     partition: Partition = Partition()
     """``of`` is the number of subjects of the stream"""
     retention: Retention = Retention()
+
+
+class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One generation of an edge, as its producers see it."""
+
+    generation: int
+    """revision of the topology in which the edge last changed"""
+    producers: tuple[str, ...] = ()
+    """agents at its beginning, each ``<host>/<agent>``"""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -221,6 +221,7 @@ class FlowReceiver:
         self._give_up = give_up
         self._ledger = ledger
         self._own_host = owner.partition("/")[0] if "/" in owner else ""
+        self._asked = {agent.partition("/")[0] for agent in of.agents} - {self._own_host}
         self._positions: dict[str, Position] = {}
         self._taken: dict[str, Position] = {}
         self._advanced = asyncio.Event()
@@ -302,7 +303,10 @@ class FlowReceiver:
         except BusError:
             self._leases = None  # without JetStream a host that starts later learns of the lease when it is renewed
         subject = subjects.control_all(self._backplane, SUBSCRIBE)
-        for answer in await self._bus.gather(subject, data, timeout_s=timeout_s, idle_s=ANSWER_IDLE_S):
+        expected = len(self._asked) or None  # only those answer whose agents it asks for
+        for answer in await self._bus.gather(
+            subject, data, timeout_s=timeout_s, at_most=expected, idle_s=ANSWER_IDLE_S
+        ):
             with contextlib.suppress(WireError):  # somebody else answers here; it does not publish the flow
                 self.hosts.add(str(decode_object(answer.data, "lease").get("host", "")))
 

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from eddy_mesh.bus import MAX_HISTORY, Entry, KeyOperation, Message, RequestTimeout, RevisionConflict
+from eddy_mesh.bus import (
+    MAX_HISTORY,
+    ConsumerStatus,
+    Entry,
+    KeyOperation,
+    Message,
+    NoResponders,
+    RequestTimeout,
+    RevisionConflict,
+    StreamFull,
+    StreamStatus,
+)
 from eddy_mesh.errors import BusError
 
 if TYPE_CHECKING:
@@ -270,6 +281,12 @@ class Stream:
         self._max_age_ns = 0
         self._window_ns = 0
         self._refuse = False
+        self._work_queue = False
+
+    @property
+    def status(self) -> StreamStatus:
+        """What it holds."""
+        return StreamStatus(len(self._stored), self._bytes, self.last_sequence)
 
     def configure(
         self,
@@ -279,8 +296,12 @@ class Stream:
         max_age_s: float,
         refuse_when_full: bool,
         duplicate_window_s: float,
+        work_queue: bool,
     ) -> None:
         """Set the configuration. Arguments as in ``Bus.ensure_stream``."""
+        if self.patterns and work_queue is not self._work_queue:
+            raise BusError(f"stream {self.name}: the server refused: its retention can not be changed", retryable=False)
+        self._work_queue = work_queue
         self.patterns = [subject.split(".") for subject in subjects]
         self._max_bytes = max_bytes
         self._max_age_ns = int(max_age_s * SECOND_NS)
@@ -303,7 +324,7 @@ class Stream:
             return sequence, True
         size = len(message.data)
         if self._refuse and self._max_bytes and self._bytes + size > self._max_bytes:
-            raise BusError(f"stream {self.name}: the server refused: maximum bytes exceeded; make room or wait")
+            raise StreamFull(f"stream {self.name} is full: maximum bytes exceeded; its consumers must make room")
         self.last_sequence += 1
         self._stored[self.last_sequence] = Stored(self.last_sequence, now_ns, message)
         self._bytes += size
@@ -317,6 +338,36 @@ class Stream:
     def get(self, sequence: int) -> Stored | None:
         """Return a message, or None where it is gone."""
         return self._stored.get(sequence)
+
+    def finish(self, sequence: int) -> None:
+        """Forget a message that was acknowledged, where this is a work queue."""
+        if self._work_queue and (stored := self._stored.pop(sequence, None)) is not None:
+            self._bytes -= len(stored.message.data)
+
+    def bind(
+        self, durable: str, patterns: list[list[str]], start_sequence: int | None, ack_wait_s: float
+    ) -> ConsumerState:
+        """Return the state of a consumer, made first if it is not there.
+
+        Raises:
+            BusError: this is a work queue, and another consumer wants some of the same subjects.
+        """
+        others = (state for name, state in self.consumers.items() if name != durable)
+        if self._work_queue and any(overlap(a, b) for other in others for a in other.patterns for b in patterns):
+            text = "another consumer of this work queue wants the same subjects"
+            raise BusError(f"consumer {durable} of stream {self.name}: the server refused: {text}", retryable=False)
+        state = self.consumers.get(durable)
+        if state is None:
+            state = self.consumers[durable] = ConsumerState(self, start_sequence or 1, ack_wait_s)
+        state.patterns = patterns
+        return state
+
+    def unbind(self, durable: str) -> None:
+        """Delete a consumer."""
+        state = self.consumers.pop(durable, None)
+        if state is not None:
+            state.gone = True
+            state.changed.set()
 
     def _trim(self, now_ns: int) -> None:
         for identifier, (_, seen_ns) in tuple(self._seen.items()):
@@ -333,11 +384,14 @@ class Stream:
 class ConsumerState:
     """The position of one durable consumer."""
 
-    def __init__(self, stream: Stream, filter_subject: str, next_sequence: int, ack_wait_s: float) -> None:
+    def __init__(self, stream: Stream, next_sequence: int, ack_wait_s: float) -> None:
         """Begin at ``next_sequence``."""
         self.stream = stream
-        self.pattern = (filter_subject or ">").split(".")
+        self.patterns: list[list[str]] = []
         self.changed = asyncio.Event()
+        self.gone = False
+        self.fetches = 0
+        self.delivered = 0
         self._next = next_sequence
         self._ack_wait_ns = int(ack_wait_s * SECOND_NS)
         self._due: dict[int, int] = {}  # sequence number → when to deliver it again
@@ -357,17 +411,33 @@ class ConsumerState:
 
     def _hand_out(self, sequence: int, now_ns: int, taken: list[tuple[Stored, int]]) -> None:
         stored = self.stream.get(sequence)
-        if stored is None or not matches(self.pattern, stored.message.subject.split(".")):
-            self.end(sequence)
+        tokens = [] if stored is None else stored.message.subject.split(".")
+        if stored is None or not any(matches(pattern, tokens) for pattern in self.patterns):
+            self._forget(sequence)
             return
         self._due[sequence] = now_ns + self._ack_wait_ns
         self._deliveries[sequence] += 1
+        self.delivered = max(self.delivered, sequence)
         taken.append((stored, self._deliveries[sequence]))
 
     def end(self, sequence: int) -> None:
         """Never deliver it again."""
+        if self.gone:  # as on a server: nobody takes what is said of a consumer that is not there
+            return
+        self._forget(sequence)
+        self.stream.finish(sequence)
+
+    def _forget(self, sequence: int) -> None:
         self._due.pop(sequence, None)
         self._deliveries.pop(sequence, None)
+
+    def progress(self, sequence: int, now_ns: int) -> None:
+        """Begin its acknowledgement wait anew."""
+        self.again(sequence, now_ns + self._ack_wait_ns)
+
+    def status(self, name: str) -> ConsumerStatus:
+        """Return what is known of it."""
+        return ConsumerStatus(name, len(self._due), self.fetches, self.delivered)
 
     def again(self, sequence: int, due_ns: int) -> None:
         """Deliver it again from ``due_ns`` on."""
@@ -384,57 +454,80 @@ class MemoryConsumer:
     """A client's handle to a consumer; see ``eddy_mesh.bus.DurableConsumer``."""
 
     def __init__(self, state: ConsumerState, connected: Connected, clock_ns: Callable[[], int]) -> None:
-        self._state = state
-        self._connected = connected
-        self._clock_ns = clock_ns
+        self.state = state
+        self.connected = connected
+        self.clock_ns = clock_ns
 
     async def fetch(self, count: int, timeout_s: float) -> list[MemoryDurableMessage]:
         """Return up to ``count`` messages."""
+        self.state.fetches += 1
+        try:
+            return await self._fetch(count, timeout_s)
+        finally:
+            self.state.fetches -= 1
+
+    async def _fetch(self, count: int, timeout_s: float) -> list[MemoryDurableMessage]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
-            self._state.changed.clear()
-            taken = self._state.take(count, self._clock_ns()) if self._connected() else []
+            if self.state.gone:
+                raise NoResponders(f"no responders: the consumer of stream {self.state.stream.name} is gone")
+            self.state.changed.clear()
+            taken = self.state.take(count, self.clock_ns()) if self.connected() else []
             left_s = deadline - loop.time()
             if taken or left_s <= 0:
-                return [MemoryDurableMessage(self._state, found, number, self._clock_ns) for found, number in taken]
-            due_ns = self._state.next_due_ns()
-            wait_s = left_s if due_ns is None else min(left_s, max(0.0, (due_ns - self._clock_ns()) / SECOND_NS))
+                return [MemoryDurableMessage(self, found, number) for found, number in taken]
+            due_ns = self.state.next_due_ns()
+            wait_s = left_s if due_ns is None else min(left_s, max(0.0, (due_ns - self.clock_ns()) / SECOND_NS))
             try:
                 async with asyncio.timeout(wait_s):
-                    await self._state.changed.wait()
+                    await self.state.changed.wait()
             except TimeoutError:
                 continue
 
-    async def stop(self) -> None:
+    async def stop(self) -> list[MemoryDurableMessage]:
         """Let go of it."""
+        return []
 
 
 class MemoryDurableMessage:
     """A delivered message of a stream; see ``eddy_mesh.bus.DurableMessage``."""
 
-    __slots__ = ("_clock_ns", "_state", "data", "deliveries", "headers", "sequence", "subject")
+    __slots__ = ("_consumer", "data", "deliveries", "headers", "sequence", "stored_ns", "subject")
 
-    def __init__(self, state: ConsumerState, found: Stored, deliveries: int, clock_ns: Callable[[], int]) -> None:
-        self._state = state
-        self._clock_ns = clock_ns
+    def __init__(self, consumer: MemoryConsumer, found: Stored, deliveries: int) -> None:
+        self._consumer = consumer
         self.subject: str = found.message.subject
         self.data: bytes = found.message.data
         self.headers: Mapping[str, str] = found.message.headers
         self.sequence: int = found.sequence
+        self.stored_ns: int = found.stored_ns
         self.deliveries: int = deliveries
 
-    async def ack(self) -> None:
+    async def ack(self, *, confirm_s: float = 0.0) -> None:
         """Done."""
-        self._state.end(self.sequence)
+        consumer = self._consumer
+        if confirm_s:
+            require(consumer.connected, f"ack of {self.subject}")
+            if consumer.state.gone:
+                raise NoResponders(f"no responders: nobody takes the ack of {self.subject}; its consumer is gone")
+        if consumer.connected():  # what is said while the server is away is lost: the message comes again
+            consumer.state.end(self.sequence)
+
+    async def progress(self) -> None:
+        """Being worked on."""
+        if self._consumer.connected():
+            self._consumer.state.progress(self.sequence, self._consumer.clock_ns())
 
     async def nak(self, delay_s: float = 0.0) -> None:
         """Not done; again later."""
-        self._state.again(self.sequence, self._clock_ns() + int(delay_s * SECOND_NS))
+        if self._consumer.connected():
+            due_ns = self._consumer.clock_ns() + int(delay_s * SECOND_NS)
+            self._consumer.state.again(self.sequence, due_ns)
 
     async def term(self) -> None:
         """Can not be done."""
-        self._state.end(self.sequence)
+        await self.ack()
 
 
 def require(connected: Connected, what: str) -> None:

@@ -32,12 +32,9 @@ from eddy_mesh.columns import (
     address_halves,
     nulls_of,
 )
-from eddy_mesh.config import Partition
+from eddy_mesh.config import PARTITIONS, Partition
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.selection.lookup import field_column
-
-PARTITIONS = 64
-"""How many partitions a durable edge has; more instances than this make no sense."""
 
 NULL_PARTITION = 0
 """Partition of the events that do not have the field; no value is in it."""
@@ -62,15 +59,16 @@ def partitions_of(batch: Batch, field: str) -> npt.NDArray[np.uint8]:
     return chosen
 
 
-def split_by(batch: Batch, field: str) -> list[tuple[int, Index]]:
+def split_by(batch: Batch, field: str, partitions: int = PARTITIONS) -> list[tuple[int, Index]]:
     """Return each partition that has events, with their offsets in order.
 
     Args:
         batch: at least one event.
         field: dotted name of the field whose value decides.
+        partitions: a divisor of `PARTITIONS`: so many are told apart, by the rest of the partition's number.
     """
-    chosen = partitions_of(batch, field)
-    present = np.flatnonzero(np.bincount(chosen, minlength=PARTITIONS))
+    chosen = partitions_of(batch, field) % np.uint8(partitions)
+    present = np.flatnonzero(np.bincount(chosen, minlength=partitions))
     if len(present) == 1:
         return [(int(present[0]), np.arange(batch.count))]
     order = np.argsort(chosen, kind="stable")
@@ -78,9 +76,9 @@ def split_by(batch: Batch, field: str) -> list[tuple[int, Index]]:
     return list(zip(present.tolist(), np.split(order, bounds[1:]), strict=True))
 
 
-def owned(instance: int, count: int) -> tuple[int, ...]:
-    """Return the partitions of instance ``instance`` of ``count``."""
-    return tuple(range(instance, PARTITIONS, count))
+def owned(instance: int, count: int, partitions: int = PARTITIONS) -> tuple[int, ...]:
+    """Return the partitions of instance ``instance`` of ``count``; none where there are fewer than instances."""
+    return tuple(range(instance, partitions, count))
 
 
 def part_of(partition: Partition) -> Callable[[Batch], npt.NDArray[np.bool_]] | None:

@@ -40,6 +40,12 @@ CHANNELS = (
         "what one subscription asked for, selected and projected at the producers; headers name kind and origin",
     ),
     Channel(
+        "edge",
+        "<backplane>.edge.<edge>.<partition>",
+        "batch",
+        "a durable edge, kept in its own stream until handled; ``<partition>``: 0 to 63; headers name kind and origin",
+    ),
+    Channel(
         "query",
         "<backplane>.query.<agent type>.<agent>.<verb>",
         "JSON, answers as NDJSON in one or more messages",
@@ -143,6 +149,27 @@ def parse_event(subject: str) -> Address:
 def flow(backplane: str, subscription: str) -> str:
     """Return the subject of one subscribed flow."""
     return f"{escape(backplane)}.flow.{escape(subscription)}"
+
+
+def edge(backplane: str, name: str, partition: int) -> str:
+    """Return the subject of one partition of a durable edge."""
+    return f"{escape(backplane)}.edge.{escape(name)}.{partition}"
+
+
+def edge_all(backplane: str, name: str) -> str:
+    """Return the wildcard over all partitions of a durable edge."""
+    return f"{escape(backplane)}.edge.{escape(name)}.*"
+
+
+def edge_stream(backplane: str, name: str) -> str:
+    """Return the name of the stream behind a durable edge; tokens have no capitals, so no two edges share one."""
+    return f"{escape(backplane)}_EDGE_{escape(name)}".replace("=", "X")
+
+
+def edge_consumer(name: str, instance: int = 0, count: int = 0) -> str:
+    """Return the name of the consumer of one of ``count`` instances; 0: all instances share one consumer."""
+    token = escape(name).replace("=", "X")
+    return f"{token}-{instance}of{count}" if count else token
 
 
 def query(backplane: str, agent_type: str, agent: str, verb: str) -> str:

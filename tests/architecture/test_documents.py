@@ -15,7 +15,6 @@ import click
 import msgspec
 import pytest
 
-from eddy_agents.backplane_manager import Topology
 from eddy_mesh import discovery
 from eddy_mesh.cli.agent import main as eddy_agent
 from eddy_mesh.cli.group import LazyCommand
@@ -23,6 +22,8 @@ from eddy_mesh.cli.tool import main as eddy
 from eddy_mesh.config import AgentConfig, HostConfig, convert, parse_toml
 from eddy_mesh.fields import registry
 from eddy_mesh.selection import compile_statement
+from eddy_mesh.topology.checks import checked, read
+from eddy_mesh.topology.placement import place
 
 REPO = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([REPO / "README.md", REPO / "subjects.md", *(REPO / "docs").rglob("*.md")])
@@ -182,7 +183,7 @@ def test_toml_is_a_configuration(block: Block) -> None:
     """Every block of TOML is the configuration of a host process, a topology, or names the file that it is."""
     table = tomllib.loads(block.text)
     if "hosts" in table:
-        convert(table, Topology, str(block))
+        checked(table, str(block))
     elif not re.search(r"file=(?!\S*load\.toml)", block.info):
         convert(table, HostConfig, str(block))
 
@@ -210,11 +211,11 @@ def test_sample_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TOPOLOGIES, ids=lambda path: path.name)
 def test_topology_is_valid(path: Path) -> None:
-    """Each topology names hosts, and agents that can be built."""
-    topology = convert(parse_toml(path.read_text("utf-8"), path.name), Topology, path.name)
-    assert topology.hosts
-    for host, part in topology.hosts.items():
-        check_agents(part.agents, f"{path.name}: hosts.{host}")
+    """Each topology is a manifest without mistakes, and its agents can be placed on the hosts that it declares."""
+    manifest = read(path.read_text("utf-8"), path.name)
+    assert manifest.hosts
+    for host, part in place(manifest, ()).hosts.items():
+        check_agents(part.agents, f"{path.name}: {host}")
 
 
 # --- what is rendered, and what leads elsewhere -------------------------------------------------------------------

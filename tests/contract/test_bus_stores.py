@@ -9,12 +9,14 @@ import pytest
 
 from eddy_mesh.bus import (
     BusState,
+    ConsumerStatus,
     Entry,
     KeyOperation,
     Message,
     NoResponders,
     OutboundFull,
     RevisionConflict,
+    StreamFull,
 )
 from eddy_mesh.errors import BusError
 
@@ -312,6 +314,112 @@ async def test_plain_publish_is_stored_too(bus: Bus) -> None:
     await bus.flush()
     consumer = await bus.consume("evidence", "archive")
     assert values(await consumer.fetch(1, 5)) == [9]
+
+
+# ---------------------------------------------------------------------------------------------- work queues
+
+
+async def queued(bus: Bus, count: int) -> None:
+    await bus.ensure_stream("queue", ["queue.*"], work_queue=True)
+    for number in range(1, count + 1):
+        await bus.publish_durable(f"queue.{number % 3}", str(number).encode(), message_id=f"id{number}")
+
+
+async def test_work_queue_forgets_what_is_acknowledged(bus: Bus) -> None:
+    """A consumer that is made after another was deleted begins with what that one did not acknowledge."""
+    await queued(bus, 5)
+    consumer = await bus.consume("queue", "old")
+    first = await consumer.fetch(4, 5)
+    await first[0].ack()
+    await first[2].term()
+    await first[1].ack(confirm_s=5)
+    await bus.flush()
+    assert await bus.consumers("queue") == [ConsumerStatus("old", 1, 0, 4)]
+    await bus.delete_consumer("queue", "old")
+    await bus.delete_consumer("queue", "old")
+    assert await bus.consumers("queue") == []
+    found = await (await bus.consume("queue", "new")).fetch(9, 5)
+    assert [(int(message.data), message.deliveries) for message in found] == [(4, 1), (5, 1)]
+    status = await bus.stream_status("queue")
+    assert status is not None
+    assert (status.messages, status.last_sequence) == (2, 5)
+
+
+async def test_work_queue_refuses_two_consumers_of_one_subject(bus: Bus) -> None:
+    """Each message goes to one consumer; consumers of different subjects live beside each other, in stream order."""
+    await queued(bus, 9)
+    two = await bus.consume("queue", "two", filter_subjects=["queue.1", "queue.2"])
+    with pytest.raises(BusError):
+        await bus.consume("queue", "all")
+    with pytest.raises(BusError):
+        await bus.consume("queue", "overlapping", filter_subject="queue.2")
+    one = await bus.consume("queue", "one", filter_subject="queue.0")
+    assert values(await two.fetch(9, 5)) == [1, 2, 4, 5, 7, 8]
+    assert values(await one.fetch(9, 5)) == [3, 6, 9]
+
+
+async def test_filters_of_a_consumer_can_change(bus: Bus) -> None:
+    """A consumer that is bound with other subjects has these from then on."""
+    await queued(bus, 3)
+    await bus.consume("queue", "c", filter_subjects=["queue.1", "queue.2"])
+    consumer = await bus.consume("queue", "c", filter_subject="queue.0")
+    assert values(await consumer.fetch(9, 5)) == [3]
+
+
+async def test_stored_time_rises_and_stays(bus: Bus) -> None:
+    """The time at which the stream took a message rises with its number and is the same at each delivery."""
+    await queued(bus, 2)
+    consumer = await bus.consume("queue", "c")
+    first, second = await consumer.fetch(2, 5)
+    assert 1_600_000_000_000_000_000 < first.stored_ns < second.stored_ns
+    await first.nak()
+    (again,) = await consumer.fetch(2, 5)
+    assert (again.sequence, again.stored_ns, again.deliveries) == (1, first.stored_ns, 2)
+
+
+async def test_progress_holds_redelivery_off(bus: Bus) -> None:
+    """A message that is being worked on does not come again as long as the server is told so."""
+    await queued(bus, 1)
+    consumer = await bus.consume("queue", "c", ack_wait_s=0.4)
+    (message,) = await consumer.fetch(1, 5)
+    for _ in range(3):
+        await message.progress()
+        assert list(await consumer.fetch(9, 0.2)) == []
+    assert [again.deliveries for again in await consumer.fetch(9, 5)] == [2]
+
+
+async def test_acknowledgement_to_a_consumer_that_is_gone(bus: Bus) -> None:
+    """Whoever asks for confirmation learns that nobody took it."""
+    await queued(bus, 1)
+    consumer = await bus.consume("queue", "c")
+    (message,) = await consumer.fetch(1, 5)
+    await bus.delete_consumer("queue", "c")
+    with pytest.raises(NoResponders):
+        await message.ack(confirm_s=5)
+
+
+async def test_full_stream_says_so(bus: Bus) -> None:
+    """A stream that refuses because it is full is told from other refusals, and takes again when there is room."""
+    await bus.ensure_stream("small", ["small"], max_bytes=4096, refuse_when_full=True, work_queue=True)
+    stores = (bus.publish_durable("small", bytes(1000), message_id=str(number)) for number in range(10))
+    refused = [found for found in await asyncio.gather(*stores, return_exceptions=True) if not isinstance(found, int)]
+    assert refused
+    assert all(isinstance(error, StreamFull) and error.retryable for error in refused)
+    consumer = await bus.consume("small", "c")
+    for message in await consumer.fetch(10, 5):
+        await message.ack(confirm_s=5)
+    await bus.publish_durable("small", bytes(1000), message_id="again")
+
+
+async def test_deleted_stream_is_gone(bus: Bus) -> None:
+    """Nothing takes its subjects any more, and deleting it again is no error."""
+    await queued(bus, 1)
+    await bus.delete_stream("queue")
+    await bus.delete_stream("queue")
+    assert await bus.stream_status("queue") is None
+    assert await bus.consumers("queue") == []
+    with pytest.raises(NoResponders):
+        await bus.publish_durable("queue.1", b"", message_id="1")
 
 
 # ---------------------------------------------------------------------------------------------- server away

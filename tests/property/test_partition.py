@@ -17,7 +17,8 @@ from eddy_mesh.batch import EXTRA, Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columnize import any_column
 from eddy_mesh.columns import Addresses, Column, Constant, Numbers, Text, Words, pack
-from eddy_mesh.partition import NULL_PARTITION, PARTITIONS, owned, partitions_of, split_by
+from eddy_mesh.config import PARTITIONS
+from eddy_mesh.partition import NULL_PARTITION, owned, partitions_of, split_by
 
 KIND = Kind(Stage.COOKED, EventClass.APPLICATION, "json")
 values = (
@@ -83,15 +84,15 @@ def test_addresses_in_any_width(items: list[str]) -> None:
     assert partitions_of(batch_of(EXTRA, maps), "source.ip").tolist() == whole
 
 
-@given(st.lists(st.integers(0, 40) | st.none(), min_size=1, max_size=60))
-def test_a_split_keeps_every_row_and_their_order(items: list[int | None]) -> None:
+@given(st.lists(st.integers(0, 40) | st.none(), min_size=1, max_size=60), st.sampled_from([1, 2, 8, 64]))
+def test_a_split_keeps_every_row_and_their_order(items: list[int | None], partitions: int) -> None:
     """Each row is in one part, the parts have the partition they say, and rows of one part stay in order."""
     batch = batch_of("json.x", any_column(items))
-    parts = split_by(batch, "json.x")
+    parts = split_by(batch, "json.x", partitions)
     assert sorted(row for _, index in parts for row in index.tolist()) == list(range(len(items)))
     for number, index in parts:
         assert all(a < b for a, b in pairwise(index.tolist()))
-        assert set(partitions_of(batch.take(index), "json.x").tolist()) == {number}
+        assert {found % partitions for found in partitions_of(batch.take(index), "json.x").tolist()} == {number}
     assert len({number for number, _ in parts}) == len(parts)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from eddy_mesh.runtime.generations import Generations, Serving
+from eddy_mesh.config import Serving
+from eddy_mesh.runtime.generations import Generations
 
 
 async def test_an_agent_that_stays_serves_the_newest_only() -> None:

@@ -68,9 +68,16 @@ def test_fields_of_the_kind_are_fields() -> None:
     assert selected("type = 'syslog'", events) == []
 
 
-@pytest.mark.parametrize(("condition", "raw"), [("source.port = 1", []), ("source.port = 1 AND stage = 'raw'", [0])])
-def test_raw_events_are_selected_only_when_the_stage_is_named(condition: str, raw: list[int]) -> None:
-    """A statement that does not mention the stage sees cooked and analyzed events only."""
+@pytest.mark.parametrize(
+    ("condition", "raw"),
+    [
+        ("source.port = 1", []),
+        ("source.port = 1 AND stage = 'raw'", [0]),
+        ("source.port = 1 AND id > '00000000-0000-0000-0000-000000000000'", [0]),
+    ],
+)
+def test_raw_events_are_selected_only_when_the_stage_or_an_id_is_named(condition: str, raw: list[int]) -> None:
+    """A statement that mentions neither the stage nor the id sees cooked and analyzed events only."""
     events = batch({"source.port": [1, 2]}, Kind(Stage.RAW, EventClass.NETWORK, "netflow"))
     assert selected(condition, events) == raw
 

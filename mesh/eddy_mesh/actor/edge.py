@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.conservation import Ledger
@@ -132,6 +133,7 @@ class Edge:
         mailbox: of the agent at the end.
         overload: what happens when it is full.
         spill: for ``spool``: what keeps the batches.
+        part: marks the events that are this edge's, before the statement selects; None for all.
     """
 
     def __init__(
@@ -141,7 +143,9 @@ class Edge:
         mailbox: Mailbox,
         overload: Overload = Overload.BLOCK,
         spill: Spool | None = None,
+        part: Callable[[Batch], npt.NDArray[np.bool_]] | None = None,
     ) -> None:
+        self._part = part
         self.plan = plan
         self.overload = overload
         self.ledger = Ledger(name, policy=str(overload))
@@ -161,11 +165,11 @@ class Edge:
     def select(self, batch: Batch) -> Batch:
         """Return what the statement lets through, having counted the batch as offered and the rest as filtered."""
         self.ledger.offered += batch.count
-        if self.plan is None or self._match is None:
-            return batch
-        chosen = batch.filter(self._match(batch))
+        chosen = batch if self._part is None else batch.filter(self._part(batch))
+        if self._match is not None:
+            chosen = chosen.filter(self._match(chosen))
         self.ledger.filtered += batch.count - chosen.count
-        return project(self.plan, chosen) if chosen.count else chosen
+        return project(self.plan, chosen) if self.plan is not None and chosen.count else chosen
 
     def has_room(self, events: int) -> bool:
         """Whether a batch of so many events can be offered now; only an edge with policy ``block`` ever says no."""

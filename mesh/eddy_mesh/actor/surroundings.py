@@ -59,6 +59,10 @@ class Surroundings(Protocol):
         """Pass events on to everybody who asked for them."""
         ...
 
+    async def watched(self, cell: Work, batch: Batch) -> None:
+        """Show events that an agent takes in to those who watch it."""
+        ...
+
     def downstream(self, cell: Work) -> list[tuple[Edge, Cell]]:
         """Return the edges of this host that take events of an agent, with the agents at their ends."""
         ...

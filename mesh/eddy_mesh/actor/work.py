@@ -165,6 +165,7 @@ class Work:
         self.last_ns = self.now_ns()
         try:
             if not hand.is_answered:
+                await self._around.watched(self, hand.batch)
                 hand.answer(await self._asked(hand))
             while hand.refusals:
                 await self._stay()

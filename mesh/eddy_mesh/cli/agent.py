@@ -39,3 +39,6 @@ def main() -> None:
 
 
 main.add_entries(COMMANDS)
+
+if __name__ == "__main__":  # children of a host process are started with this interpreter and this module
+    main()

@@ -13,7 +13,8 @@ import rich_click as click
 import structlog
 
 from eddy_mesh.config import HostConfig, convert, parse_toml
-from eddy_mesh.errors import ConfigError
+from eddy_mesh.errors import BusError, ConfigError
+from eddy_mesh.runtime.child_end import NO_SERVER
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -79,10 +80,21 @@ def up_command(data: Path | None, ephemeral: bool, name: str, backplane: str, lo
 @click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least level of logs.")
 @click.option("--log-json", is_flag=True, help="Logs as JSON, also on a terminal.")
-def run_command(config: Path, log_level: str, log_json: bool) -> None:
+@click.option("--while-parent", is_flag=True, hidden=True, help="End when standard input ends: a child's way.")
+def run_command(config: Path, log_level: str, log_json: bool, while_parent: bool) -> None:
     """Start a host process from a configuration file, against the NATS servers named there."""
-    from eddy_mesh.runtime.process import run, run_loop  # noqa: PLC0415  # quick --help
+    from eddy_mesh.runtime.child_process import end_with_parent  # noqa: PLC0415  # quick --help
+    from eddy_mesh.runtime.process import run, run_loop  # noqa: PLC0415
 
+    if while_parent:
+        end_with_parent()
     host = read_config(config)
     configure_logs(log_level, as_json=log_json)
-    sys.exit(run_loop(run(host)))
+    try:
+        status = run_loop(run(host))
+    except BusError as error:
+        if not (while_parent and error.retryable):
+            raise
+        click.echo(f"eddy-agent: {error}", err=True)
+        status = NO_SERVER
+    sys.exit(status)

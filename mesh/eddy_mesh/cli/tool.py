@@ -14,6 +14,9 @@ from eddy_mesh.version import __version__
 COMMANDS = {
     "tap": Entry("eddy_mesh.cli.events:tap", "Show events as they happen."),
     "query": Entry("eddy_mesh.cli.events:query", "Show stored events."),
+    "fetch": Entry(
+        "eddy_mesh.cli.fetch:fetch", "Show whole events by id: from the hosts that made them, else from archives."
+    ),
     "grep": Entry("eddy_mesh.cli.search:grep", "Find a pattern in stored events, live events or a file."),
     "top": Entry("eddy_mesh.cli.ranking:top", "Rank the values of a field."),
     "why": Entry("eddy_mesh.cli.why:why", "Show the diagnosis ID with the events that led to it."),

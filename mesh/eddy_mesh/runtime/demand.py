@@ -127,6 +127,10 @@ class Demand:
         bus: connected bus.
         backplane: name of the mesh.
         host: name of this host process.
+
+    Attributes:
+        flows: by their ids.
+        is_watched: whether anybody asks for what agents take in.
     """
 
     def __init__(self, bus: Bus, backplane: str, host: str) -> None:
@@ -134,6 +138,7 @@ class Demand:
         self._bus = bus
         self._backplane = backplane
         self._host = host
+        self.is_watched = False
         self._listed: tuple[Flow, ...] = ()
         self._index: Index | None = None
         self._offers: defaultdict[Table, list[int]] = defaultdict(lambda: [0, 0])
@@ -142,13 +147,15 @@ class Demand:
         """Take or renew a lease.
 
         Returns:
-            Whether this host publishes for it; False for a lease of its own.
+            Whether this host publishes for it; False for a lease of its own, or on agents of other hosts.
 
         Raises:
             UsageError: not a lease, or its statement can not be compiled.
         """
         lease = _lease(data)
         if lease.owner.startswith(f"{self._host}/"):
+            return False
+        if lease.of.agents and not any(agent.startswith(f"{self._host}/") for agent in lease.of.agents):
             return False
         flow = self.flows.get(lease.id)
         if flow is None:
@@ -200,6 +207,7 @@ class Demand:
     def _changed(self) -> None:
         """Have the index made anew before the next batch."""
         self._settle()
+        self.is_watched = any(flow.of.side == "in" for flow in self.flows.values())
         self._index = None
 
     def _asked(self) -> tuple[Index, tuple[Flow, ...]]:

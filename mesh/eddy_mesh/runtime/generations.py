@@ -11,19 +11,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
-import msgspec
-
-
-class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One generation of an edge.
-
-    Attributes:
-        generation: revision of the topology in which the edge last changed.
-        producers: agents at its beginning, each ``<host>/<agent>``.
-    """
-
-    generation: int
-    producers: tuple[str, ...] = ()
+from eddy_mesh.config import Serving
 
 
 class Table:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import structlog
@@ -24,12 +24,15 @@ from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus, BusState
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.commands import Command, State, command_of
-from eddy_mesh.config import AgentConfig, HostConfig
+from eddy_mesh.config import AgentConfig, HostConfig, Serving
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, UsageError
+from eddy_mesh.flows import Position
 from eddy_mesh.runtime.demand import Demand
+from eddy_mesh.runtime.generations import Generations, Table
 from eddy_mesh.runtime.roster import Roster
 from eddy_mesh.runtime.router import Route, Router
+from eddy_mesh.runtime.wiring import SENDER, fences
 
 RECENT_NOTICES = 32
 
@@ -61,11 +64,12 @@ class Host:
         self.epoch = now_ns() // 1_000_000_000
         self.started_ns = now_ns()
         self.router = Router()
+        self.generations = Generations()
         self.demands: dict[str, Demand] = {self.backplane: Demand(bus, self.backplane, self.host)}
         self.status_changed = asyncio.Event()
         self.recent_notices: deque[tuple[str, str]] = deque(maxlen=RECENT_NOTICES)
         self._state = state
-        self.roster = Roster(self, self.router, self.demands, self.epoch, address)
+        self.roster = Roster(self, self.router, self.generations, self.demands, address)
         self.cells, self.agents, self.blueprints = self.roster.cells, self.roster.agents, self.roster.blueprints
         self._notices: asyncio.Queue[tuple[Work, Draft]] = asyncio.Queue(10_000)
         self._log = structlog.get_logger().bind(host=self.host)
@@ -97,6 +101,7 @@ class Host:
             if cell.state_now in {State.FAILED, State.STOPPED}:
                 await self.roster.keep_spooled(cell)
             await cell.drain()
+            await self.roster.wiring.retire_outs(cell.name, None)
         self._unlisten()
 
     async def stop(self) -> None:
@@ -105,13 +110,36 @@ class Host:
             await self.roster.receive_no_more(cell)
             await self.roster.keep_spooled(cell)
             await cell.stop()
+        await self.roster.wiring.stop()
         self._unlisten()
 
     # --- HostControl
 
-    async def configure(self, agents: Mapping[str, AgentConfig | Mapping[str, object]]) -> dict[str, object]:
+    async def configure(
+        self, agents: Mapping[str, AgentConfig | Mapping[str, object]], edges: Mapping[str, Serving] | None = None
+    ) -> dict[str, object]:
         """Make exactly these agents run; see `HostControl.configure`."""
-        return await self.roster.configure(agents)
+        return await self.roster.configure(agents, edges)
+
+    async def prepare(self, agents: Mapping[str, Mapping[str, object]]) -> Mapping[str, object]:
+        """Add what a revision of the topology adds; see `HostControl.prepare`."""
+        return await self.roster.prepare(agents)
+
+    async def activate(self, edges: Mapping[str, Serving]) -> None:
+        """Change over to the new generations; see `HostControl.activate`."""
+        await self.roster.activate(edges)
+
+    def fences(self, edges: Collection[str]) -> dict[str, Position]:
+        """Tell where flows ended; see `HostControl.fences`."""
+        return fences(self.demands.values(), self.generations, edges)
+
+    async def retire(self, agent: str, fences: Mapping[str, Mapping[str, Position]]) -> None:
+        """End what a revision ends of an agent; see `HostControl.retire`."""
+        await self.roster.retire(agent, fences)
+
+    def settle(self, edges: Mapping[str, Serving]) -> None:
+        """Forget what was kept of older generations; see `HostControl.settle`."""
+        self.roster.settle(edges)
 
     @property
     def control(self) -> Host:
@@ -120,7 +148,7 @@ class Host:
 
     def statuses(self) -> list[dict[str, object]]:
         """Return the status of every agent, as in the heartbeat."""
-        return [cell.status() for cell in self.cells.values()]
+        return [cell.status() for cell in self.roster.everybody]
 
     async def command(self, agent: str, verb: str, arguments: Mapping[str, object]) -> dict[str, object]:
         """Give an agent a lifecycle command and return its answer.
@@ -161,36 +189,58 @@ class Host:
 
     async def room(self, cell: Work, kind: Kind, origin: str, events: int) -> None:
         """Wait until every edge that takes such events of a cell can take so many."""
-        while full := [r.edge for r in self._routes_of(cell, kind, origin) if self._must_wait(cell, r, events)]:
+        while full := [
+            route.edge
+            for route in self._routes_of(cell, kind, origin, self.generations.now)
+            if self._must_wait(cell, route, events)
+        ]:
             await full[0].room(events)
 
     def _must_wait(self, cell: Work, route: Route, events: int) -> bool:
         """Whether an edge is full; one that leads back to its producer is not waited for, or both would for ever."""
         return not route.edge.has_room(events) and not self.router.leads_to(route.consumer, cell)
 
-    def _routes_of(self, cell: Work, kind: Kind, origin: str) -> list[Route]:
+    def _routes_of(self, cell: Work, kind: Kind, origin: str, table: Table) -> list[Route]:
         if cell.name not in self.agents or (self.agents[cell.name].backplane or self.backplane) != self.backplane:
             return []
-        return [route for route in self.router.takers(cell, kind, origin) if self._is_asked(route.consumer)]
+        path = f"{self.host}/{cell.name}"
+        return [
+            route
+            for route in self.router.takers(cell, kind, origin)
+            if (route.line is None or table.served(route.line.edge, path) == route.line.generation)
+            and self._is_asked(route.consumer)
+        ]
 
     async def route(self, cell: Work, batch: Batch) -> None:
         """Pass events on to everybody who asked for them: agents of this process, then subscribers elsewhere."""
+        with self.generations.routing() as table:
+            await self._route(cell, batch, table)
+
+    async def _route(self, cell: Work, batch: Batch, table: Table) -> None:
         now_ns = self.now_ns()
         self.router.note(cell, batch, now_ns)
         backplane = self.agents[cell.name].backplane or self.backplane
-        for edge, consumer in self._routes_of(cell, batch.kind, batch.origin):
+        for edge, consumer, _ in self._routes_of(cell, batch.kind, batch.origin, table):
             if not edge.has_room(batch.count) and self.router.leads_to(consumer, cell):
                 edge.refuse(batch, "cycle")
             else:
                 edge.offer(batch, now_ns)
         demand = self.demands[backplane]
         if demand.flows:
-            await demand.publish(batch)
+            await demand.publish(batch, f"{self.host}/{cell.name}", "out", table.served)
         if self.blueprints[cell.name].emit == "always":
             await self._publish(backplane, batch, cell)
 
+    async def watched(self, cell: Work, batch: Batch) -> None:
+        """Show what an agent takes in to those who watch it."""
+        demand = self.demands[self.backplane]
+        if demand.is_watched:
+            await demand.publish(batch, f"{self.host}/{cell.name}", "in")
+
     def _is_asked(self, consumer: Cell) -> bool:
         """Whether anybody wants what an agent for another backplane would make."""
+        if consumer.kind == SENDER:
+            return True
         other = self.agents[consumer.name].backplane
         if not other or other == self.backplane or self.blueprints[consumer.name].emit == "always":
             return True
@@ -282,7 +332,7 @@ class Host:
 
     def ledgers(self) -> list[Ledger]:
         """Return the accounts of every edge of this host process."""
-        held = [ledger for cell in self.cells.values() for ledger in cell.ledgers()]
+        held = [ledger for cell in self.roster.everybody for ledger in cell.ledgers()]
         held += self.roster.retired
         held += [cell.published for cell in self.cells.values() if cell.published.offered]
         return held + [flow.ledger for demand in self.demands.values() for flow in demand.flows.values()]

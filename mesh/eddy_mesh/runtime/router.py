@@ -15,11 +15,20 @@ from eddy_mesh.actor.work import Work
 from eddy_mesh.batch import Batch, Kind
 
 
+class Line(NamedTuple):
+    """Which generation of which edge of the topology a route is, and which agents of this host process are on it."""
+
+    edge: str
+    generation: int
+    producers: frozenset[str]
+
+
 class Route(NamedTuple):
-    """One edge and the agent at its end."""
+    """One edge and the agent at its end; ``line`` is None for an agent's own subscription."""
 
     edge: Edge
     consumer: Cell
+    line: Line | None
 
 
 @dataclass(slots=True)
@@ -44,9 +53,9 @@ class Router:
         self.census: dict[tuple[str, Kind], Seen] = {}
         self._cache: dict[tuple[str, Kind, str], list[Route]] = {}
 
-    def join(self, edge: Edge, consumer: Cell) -> None:
+    def join(self, edge: Edge, consumer: Cell, line: Line | None = None) -> None:
         """Add an edge that ends at an agent."""
-        self.routes.append(Route(edge, consumer))
+        self.routes.append(Route(edge, consumer, line))
         consumer.edges.append(edge)
         self._cache.clear()
 
@@ -55,12 +64,23 @@ class Router:
         self.routes = [route for route in self.routes if route.consumer is not consumer]
         self._cache.clear()
 
+    def leave(self, edge: Edge) -> None:
+        """Offer nothing more along one edge; what waits at its end stays."""
+        self.routes = [route for route in self.routes if route.edge is not edge]
+        self._cache.clear()
+
     def takers(self, producer: Work, kind: Kind, origin: str) -> list[Route]:
         """Return the edges that take events of that kind from an agent; an agent never takes its own."""
         key = (producer.name, kind, origin)
         routes = self._cache.get(key)
         if routes is None:
-            routes = [r for r in self.routes if r.consumer is not producer and r.edge.wants(kind, origin)]
+            routes = [
+                route
+                for route in self.routes
+                if route.consumer is not producer
+                and (route.line is None or producer.name in route.line.producers)
+                and route.edge.wants(kind, origin)
+            ]
             self._cache[key] = routes
         return routes
 

@@ -1,0 +1,171 @@
+"""What both ends of a durable edge agree on: its stream, the form of its messages, its consumers.
+
+What may live here: values, the form of a message, and the calls that make a stream or end consumers. The ends
+themselves are in `eddy_mesh.runtime.durable.sender` and `.receiver`.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+from eddy_mesh import codec, subjects
+from eddy_mesh.batch import Batch, Kind
+from eddy_mesh.bus import Bus, DurableMessage
+from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.config import PARTITIONS
+from eddy_mesh.errors import UsageError, WireError
+from eddy_mesh.partition import owned
+
+DEFAULT_MAX_BYTES = 1 << 30
+DUPLICATE_WINDOW_S = 600.0
+"""How long the server knows a message again; the server's own two minutes are less than a restart can take."""
+
+KIND, ORIGIN, COUNT = "Eddy-Kind", "Eddy-Origin", "Eddy-Count"
+
+
+class DurableEdge(msgspec.Struct, frozen=True, kw_only=True):
+    """One durable edge.
+
+    Attributes:
+        backplane: name of the mesh.
+        name: of the edge, unique in the backplane.
+        field: field whose value decides the partition; "" for no partitions.
+        partitions: how many are told apart: 1, 2, 4 ... 64. Each is a message of its own for every batch, so few are
+            fast and many share well; at least the number of instances. Change it only while the edge is empty, or the
+            order of equal values is not kept.
+        max_bytes: what its stream may hold; when it is full the sender waits. The same at both ends.
+    """
+
+    backplane: str
+    name: str
+    field: str = ""
+    partitions: int = PARTITIONS
+    max_bytes: int = DEFAULT_MAX_BYTES
+
+    def __post_init__(self) -> None:
+        if self.partitions < 1 or PARTITIONS % self.partitions:
+            raise UsageError(f"edge {self.name}: partitions={self.partitions}: use 1, 2, 4, 8, 16, 32 or {PARTITIONS}")
+
+    @property
+    def stream(self) -> str:
+        """Name of its stream."""
+        return subjects.edge_stream(self.backplane, self.name)
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Which part of an edge's messages one instance of the consuming agent takes.
+
+    Attributes:
+        instance, count: it is instance ``instance`` (from 0) of ``count`` (1 to 64).
+        partitioned: whether partitions belong to instances; else whoever is free takes the next message.
+    """
+
+    instance: int = 0
+    count: int = 1
+    partitioned: bool = False
+
+    @property
+    def is_sole(self) -> bool:
+        """Whether nobody else takes messages through the same consumer."""
+        return self.partitioned or self.count == 1
+
+
+def consumer_name(edge: DurableEdge, share: Share) -> str:
+    """Return the name of the consumer that an instance uses."""
+    return subjects.edge_consumer(edge.name, share.instance, share.count if share.partitioned else 0)
+
+
+def consumer_filters(edge: DurableEdge, share: Share) -> list[str]:
+    """Return the subjects that an instance takes."""
+    if not share.partitioned or share.count == 1:
+        return [subjects.edge_all(edge.backplane, edge.name)]
+    return [
+        subjects.edge(edge.backplane, edge.name, number)
+        for number in owned(share.instance, share.count, edge.partitions)
+    ]
+
+
+async def ensure_stream(bus: Bus, edge: DurableEdge) -> None:
+    """Make the stream of an edge, or bring it to the edge's limit.
+
+    Raises:
+        BusError: the server is away, has no JetStream, or has another kind of stream of that name.
+    """
+    await bus.ensure_stream(
+        edge.stream,
+        [subjects.edge_all(edge.backplane, edge.name)],
+        max_bytes=edge.max_bytes,
+        refuse_when_full=True,
+        duplicate_window_s=DUPLICATE_WINDOW_S,
+        work_queue=True,
+    )
+
+
+async def end_older_consumers(bus: Bus, edge: DurableEdge, share: Share, *, force: bool = False) -> list[str]:
+    """Delete the consumers of other shapes than this one's, so that the new shape's can be made.
+
+    What they did not acknowledge stays in the stream and goes to the next consumer.
+
+    Args:
+        bus: the bus.
+        edge: the edge.
+        share: any share of the new shape.
+        force: also those that have messages in hand: only when their owner is known to be dead, because what a living
+            one has in hand would be handled twice.
+
+    Returns:
+        Names of those that are still in use: ask again when their owners have stopped.
+
+    Raises:
+        BusError: the server is away.
+    """
+    kept = {consumer_name(edge, Share(number, share.count, share.partitioned)) for number in range(PARTITIONS)}
+    busy = []
+    for found in await bus.consumers(edge.stream):
+        if found.name in kept:
+            continue
+        if force or not (found.unacknowledged or found.fetches):
+            await bus.delete_consumer(edge.stream, found.name)
+        else:
+            busy.append(found.name)
+    return busy
+
+
+def message_headers(batch: Batch) -> dict[str, str]:
+    """Return the headers of a message: what its bytes do not say."""
+    kind = f"{batch.kind.stage}.{batch.kind.event_class}.{batch.kind.type}"
+    return {KIND: kind, ORIGIN: batch.origin, COUNT: str(batch.count)}
+
+
+def message_id(batch: Batch, partition: int, data: bytes) -> str:
+    """Return the same id for the same events and no other.
+
+    The numbering is not enough: two halves of one batch, and what two selects left of it, have the same.
+    """
+    digest = blake2b(data, digest_size=8)
+    digest.update("\0".join((*batch.kind, batch.origin)).encode())
+    producer = batch.producer
+    return f"{producer.number:x}-{producer.epoch}-{batch.first}-{batch.span}-{partition}-{digest.hexdigest()}"
+
+
+def read_message(message: DurableMessage) -> Batch:
+    """Return the batch that a message carries.
+
+    Raises:
+        WireError: headers or bytes make no sense.
+    """
+    try:
+        stage, event_class, type_name = message.headers[KIND].split(".", 2)
+        kind = Kind(Stage(stage), EventClass(event_class), type_name)
+        origin = message.headers[ORIGIN]
+    except (KeyError, ValueError) as error:
+        raise WireError("edge", f"headers of a message on {message.subject} make no sense ({error})") from None
+    return codec.decode(message.data, kind, origin)
+
+
+def told_count(message: DurableMessage) -> int:
+    """Return how many events a message says that it has; 1 where it does not say."""
+    told = message.headers.get(COUNT, "")
+    return int(told) if told.isascii() and told.isdigit() and 0 < len(told) < 8 else 1
