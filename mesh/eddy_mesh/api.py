@@ -22,10 +22,11 @@ from eddy_mesh.batch import Batch
 from eddy_mesh.bus import Bus, NoResponders
 from eddy_mesh.bus_nats import connect as connect_bus
 from eddy_mesh.cer import Value, id_text
+from eddy_mesh.config import unknown_name
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import StoreError, UsageError, WireError
 from eddy_mesh.fields import FieldType, type_of
-from eddy_mesh.flows import ANSWER_IDLE_S, FlowReceiver, live_plan
+from eddy_mesh.flows import ALL, ANSWER_IDLE_S, FlowReceiver, Of, live_plan
 from eddy_mesh.local import Whereabouts, find
 from eddy_mesh.rows import flat_rows, json_value, value_of_json
 from eddy_mesh.select_back import Gone
@@ -137,33 +138,53 @@ class Mesh:
 
     # --- live and stored events
 
-    async def tap(self, statement: str) -> AsyncGenerator[Event, None]:
+    async def tap(self, statement: str, *, watch: str = "") -> AsyncGenerator[Event, None]:
         """Yield the events that a statement selects, as they happen; with SINCE the stored ones first.
 
         Stored and live events join without a gap and without a repeat. With GROUP BY and EVERY each window's rows
         are yielded when the window ends. The iterator ends at UNTIL, after LIMIT, or when it is closed.
 
+        Args:
+            statement: select/project statement.
+            watch: ``AGENT:in`` or ``AGENT:out``, AGENT or HOST/AGENT: only what these agents take in or give out, and
+                without disturbing them.
+
         Raises:
             StatementError: the statement can not be compiled.
+            UsageError: there is no agent to watch, or SINCE was asked of it.
             BusError: the server is away.
         """
         plan = compile_statement(statement, now_ns=time_ns())
+        of = await self._watched(watch) if watch else ALL
+        if watch and plan.since_ns is not None:
+            raise UsageError(f"{watch}: what went into or came out of an agent is not stored: leave SINCE out")
         limit = plan.limit if not plan.is_aggregate else None
         count = 0
-        async with aclosing(self._rows(plan)) as rows:
+        async with aclosing(self._rows(plan, of)) as rows:
             async for event in rows:
                 yield event
                 count += 1
                 if limit is not None and count >= limit:
                     return
 
-    async def _rows(self, plan: Plan) -> AsyncGenerator[Event, None]:
+    async def _watched(self, watch: str) -> Of:
+        """Return whose events ``AGENT:in`` or ``AGENT:out`` means."""
+        name, _, side = watch.rpartition(":")
+        if side not in {"in", "out"}:
+            raise UsageError(f"{watch!r}: watch AGENT:in or AGENT:out")
+        paths = [f"{host['host']}/{agent['agent']}" for host in await self.hosts() for agent in _agents_in(host)]
+        found = [path for path in paths if name in {path, path.partition("/")[2]}]
+        if not found:
+            raise UsageError(unknown_name(watch, "agent", name, sorted({path.partition("/")[2] for path in paths})))
+        return Of(agents=tuple(sorted(found)), side="in" if side == "in" else "out")
+
+    async def _rows(self, plan: Plan, of: Of = ALL) -> AsyncGenerator[Event, None]:
         if plan.is_aggregate:
-            async for event in self._windows(plan):
+            async for event in self._windows(plan, of):
                 yield event
             return
         names = row_names(plan) or None
-        async with self._subscribed(plan) as batches:
+        async with self._subscribed(plan, of) as batches:
             seen: set[str] = set()
             if plan.since_ns is not None:
                 async for event in self._stored(plan):
@@ -175,11 +196,11 @@ class Mesh:
                         yield event
                     seen.discard(event.id)
 
-    async def _windows(self, plan: Plan) -> AsyncGenerator[Event, None]:
+    async def _windows(self, plan: Plan, of: Of) -> AsyncGenerator[Event, None]:
         if plan.every_ns is None:
             raise UsageError("a live statement with aggregates needs EVERY, for example EVERY 10s; or use query")
         aggregate = LiveAggregate(plan)
-        async with self._subscribed(plan) as batches:
+        async with self._subscribed(plan, of) as batches:
             while True:
                 try:
                     async with asyncio.timeout(TICK_S):
@@ -190,7 +211,7 @@ class Mesh:
                     yield Event(row)
 
     @asynccontextmanager
-    async def _subscribed(self, plan: Plan) -> AsyncIterator[asyncio.Queue[Batch]]:
+    async def _subscribed(self, plan: Plan, of: Of) -> AsyncIterator[asyncio.Queue[Batch]]:
         batches: asyncio.Queue[Batch] = asyncio.Queue(MAX_WAITING)
 
         def deliver(batch: Batch) -> None:
@@ -201,7 +222,7 @@ class Mesh:
             except asyncio.QueueFull:  # the reader is slower than the flow: nobody else must wait for it
                 self.ledger.drop("slow_reader", batch.count)
 
-        receiver = FlowReceiver(self.bus, self.backplane, live_plan(plan), self._owner, deliver, self.ledger)
+        receiver = FlowReceiver(self.bus, self.backplane, live_plan(plan), self._owner, deliver, self.ledger, of)
         await receiver.start()
         try:
             yield batches
@@ -276,9 +297,8 @@ class Mesh:
         """Return where the agents of a type are."""
         places: list[Place] = []
         for host in await self.hosts():
-            agents = host.get("agents")
-            held = agents if isinstance(agents, list) else []
-            places += [Place(str(host.get("host")), str(a.get("agent"))) for a in held if a.get("type") == kind]
+            of_kind = [agent for agent in _agents_in(host) if agent.get("type") == kind]
+            places += [Place(str(host.get("host")), str(agent.get("agent"))) for agent in of_kind]
         return places
 
     async def control(self, host: str, agent: str, verb: str, **arguments: object) -> dict[str, object]:
@@ -376,6 +396,11 @@ def _readable(name: str, value: Value) -> Value:
     if kind is FieldType.IDS and isinstance(value, list):
         return [id_text(member) if isinstance(member, bytes) else member for member in value]
     return value
+
+
+def _agents_in(status: Mapping[str, object]) -> list[Mapping[str, object]]:
+    agents = status.get("agents")
+    return agents if isinstance(agents, list) else []
 
 
 async def _until(batches: asyncio.Queue[Batch], until_ns: int | None) -> AsyncIterator[Batch]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from eddy_mesh import api
-from eddy_mesh.api import Event, Place
+from eddy_mesh.api import Event, Fetched, Place
 from eddy_mesh.bus import Bus
 from eddy_mesh.local import Whereabouts
 
@@ -49,12 +49,12 @@ class Mesh:
         """The bus; its coroutines belong to the loop of the other thread."""
         return self._mesh.bus
 
-    def tap(self, statement: str) -> Iterator[Event]:
+    def tap(self, statement: str, *, watch: str = "") -> Iterator[Event]:
         """Yield the events that a statement selects, as they happen; see `eddy_mesh.api.Mesh.tap`.
 
         Leaving the loop ends the subscription when the iterator is closed or collected.
         """
-        return self._iterate(lambda: self._mesh.tap(statement))
+        return self._iterate(lambda: self._mesh.tap(statement, watch=watch))
 
     def query(self, statement: str, *, archive: str = "") -> Iterator[Event]:
         """Yield stored events, or the rows of aggregates; see `eddy_mesh.api.Mesh.query`."""
@@ -73,6 +73,10 @@ class Mesh:
     def agents_of(self, kind: str) -> list[Place]:
         """Return where the agents of a type are."""
         return self._call(self._mesh.agents_of(kind))
+
+    def fetch(self, ids: Iterable[str], *, depth: int = 0) -> Fetched:
+        """Return whole events by id; see `eddy_mesh.api.Mesh.fetch`."""
+        return self._call(self._mesh.fetch(ids, depth=depth))
 
     def control(self, host: str, agent: str, verb: str, **arguments: object) -> dict[str, object]:
         """Give an agent a command and return its answer; see `eddy_mesh.api.Mesh.control`."""

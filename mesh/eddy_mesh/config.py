@@ -159,6 +159,15 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """how much an archive keeps"""
 
 
+class LocalConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a host process keeps of the events that its agents made, to be selected back; table ``[local]``."""
+
+    max_bytes: int = 256 << 20
+    """most octets on disk; 0: nothing is kept"""
+    max_age_s: float = 3600.0
+    """longest time that an event is kept, s"""
+
+
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One host process; the whole file."""
 
@@ -168,9 +177,12 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """name of the mesh"""
     state: str = ""
     """directory for checkpoints, spools and stores; empty: the user's state directory"""
+    labels: dict[str, str] = {}
+    """what a topology can place agents by: site, role ..."""
     tags: tuple[TagName, ...] = ()
     """names of the tags that events may carry, without ``tags.``; any other is taken away where it comes in"""
     nats: NatsConfig = NatsConfig()
+    local: LocalConfig = LocalConfig()
     agents: dict[str, AgentConfig] = {}
 
 

@@ -5,14 +5,15 @@ What may live here: the two Protocols. Prefer `eddy_mesh.agent.Stateful` whereve
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from eddy_mesh.agent import Draft, Result
 from eddy_mesh.batch import Batch
 from eddy_mesh.bus import Bus
-from eddy_mesh.cer import Value
+from eddy_mesh.cer import EventId, Value
+from eddy_mesh.config import HostConfig, Serving
 
 Answer = Mapping[str, object]
 """One JSON object."""
@@ -33,16 +34,61 @@ class HostControl(Protocol):
         """
         ...
 
-    async def configure(self, agents: Mapping[str, Mapping[str, object]]) -> Answer:
+    @property
+    def config(self) -> HostConfig:
+        """The configuration that the host process was started with."""
+        ...
+
+    async def configure(
+        self, agents: Mapping[str, Mapping[str, object]], edges: Mapping[str, Serving] | None = None
+    ) -> Answer:
         """Make the named agents run with these specifications; start, replace, reload or stop as needed.
 
         Args:
             agents: agent name to its table as in a configuration file. Agents that are not named and are not managers
                 are drained and stopped.
+            edges: what is served of each edge of the topology; None: as it is.
 
         Raises:
             ConfigError: nothing was changed; every mistake is named.
         """
+        ...
+
+    async def prepare(self, agents: Mapping[str, Mapping[str, object]]) -> Answer:
+        """Start, reload, morph and join to new ends of edges what these specifications say; nothing ends.
+
+        Sources that feed edges wait for `activate`.
+
+        Args:
+            agents: as for `configure`.
+
+        Raises:
+            ConfigError: nothing was changed; every mistake is named.
+        """
+        ...
+
+    async def activate(self, edges: Mapping[str, Serving]) -> None:
+        """Serve these generations of the edges of the topology, hold sources that are to go, let new ones begin.
+
+        Agents that are to go serve what they served until `settle`.
+        """
+        ...
+
+    def fences(self, edges: Collection[str]) -> Mapping[str, tuple[int, int]]:
+        """Return flow → (epoch, position) of the older generations of these edges."""
+        ...
+
+    async def retire(self, agent: str, fences: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
+        """End the ends of edges that an agent is not to have any more; drain and end the agent if it is to go.
+
+        Args:
+            agent: its name; one that is not here is no error.
+            fences: flow → host process → (epoch, position) up to which the flow is still taken.
+        """
+        ...
+
+    def settle(self, edges: Mapping[str, Serving]) -> None:
+        """Forget older generations, and let the consumers of durable edges begin."""
         ...
 
 
@@ -85,6 +131,10 @@ class Context(Protocol):
 
     async def emit(self, draft: Draft) -> None:
         """Hand over events."""
+        ...
+
+    async def fetch(self, ids: Sequence[EventId]) -> Sequence[Mapping[str, object]]:
+        """Return the whole events with these ids, as far as any host process or archive still has them."""
         ...
 
     def notice(self, event: str, **fields: Value) -> None:

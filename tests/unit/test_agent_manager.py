@@ -82,7 +82,7 @@ class Here:
         """Obey nothing."""
         raise NotImplementedError
 
-    async def configure(self, agents: Mapping[str, Mapping[str, object]]) -> Answer:
+    async def configure(self, agents: Mapping[str, Mapping[str, object]], edges: object = None) -> Answer:
         """Take what it is told, or refuse it."""
         if self.refuses:
             raise ConfigError(self.refuses)

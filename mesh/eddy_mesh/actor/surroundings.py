@@ -5,14 +5,15 @@ What may live here: the one Protocol between `eddy_mesh.actor` and `eddy_mesh.ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from eddy_mesh.actor.edge import Edge
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus
-from eddy_mesh.cer import Value
+from eddy_mesh.cer import EventId, Value
+from eddy_mesh.tags import TagGate
 from eddy_mesh.task import HostControl
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ class Surroundings(Protocol):
         ...
 
     @property
+    def tags(self) -> TagGate:
+        """What events may carry."""
+        ...
+
+    @property
     def control(self) -> HostControl:
         """The host process, for managers."""
         ...
@@ -61,6 +67,10 @@ class Surroundings(Protocol):
 
     async def watched(self, cell: Work, batch: Batch) -> None:
         """Show events that an agent takes in to those who watch it."""
+        ...
+
+    async def fetch(self, ids: Sequence[EventId]) -> Sequence[Mapping[str, object]]:
+        """Return the whole events with these ids, as far as any host process or archive still has them."""
         ...
 
     def downstream(self, cell: Work) -> list[tuple[Edge, Cell]]:

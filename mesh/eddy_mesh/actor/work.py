@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from eddy_mesh.actor.surroundings import Surroundings
 from eddy_mesh.agent import Draft, Output, Refusal, Result, Source, Stateful
 from eddy_mesh.batch import Batch
 from eddy_mesh.bus import Bus
-from eddy_mesh.cer import Value
+from eddy_mesh.cer import EventId, Value
 from eddy_mesh.commands import State
 from eddy_mesh.conservation import UNSENT, Ledger
 from eddy_mesh.errors import BusError, StoreError
@@ -100,6 +100,10 @@ class Work:
     def now_ns(self) -> int:
         """Return ns since 1970 UTC."""
         return self._around.now_ns()
+
+    async def fetch(self, ids: Sequence[EventId]) -> Sequence[Mapping[str, object]]:
+        """Return the whole events with these ids, as far as any host process or archive still has them."""
+        return await self._around.fetch(ids)
 
     async def emit(self, draft: Draft) -> None:
         """Hand over events; waits while paused or while an edge with policy ``block`` is full.
@@ -256,7 +260,12 @@ class Work:
             await self._pass_on(batch)
 
     def numbered(self, draft: Draft) -> Batch:
-        """Return a draft as a batch with this agent's next numbers."""
+        """Return a draft as a batch with this agent's next numbers and without undeclared tags."""
+        columns, undeclared = self._around.tags.admit(draft.columns)
+        for name in undeclared:
+            self.notice("undeclared_tag", **{"tag.name": name})
+        if columns is not draft.columns:
+            draft = Draft(draft.kind, draft.count, dict(columns))
         return self._numbering.number(draft, self.now_ns())
 
     async def _pass_on(self, batch: Batch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from contextlib import aclosing
 from time import monotonic, time_ns
@@ -16,39 +17,59 @@ from eddy_mesh.cli.output import duration_text, tell
 from eddy_mesh.cli.parameters import Duration
 from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.cli.stored import stored, tell_nothing
+from eddy_mesh.errors import UsageError
 from eddy_mesh.selection import Plan, compile_statement
 
 if TYPE_CHECKING:
     from eddy_mesh.api import Mesh
 
 EVERYTHING = "SELECT *"
+EVERY_STAGE = "SELECT * WHERE stage IN ('raw', 'cooked', 'analyzed')"
+AGENT_SIDE = re.compile(r"[^\s'\"]+:(in|out)")
 IDLE_S = 1.0
 """After so long without an event a person is told that the command waits."""
 
 
 @command("tap")
-@click.argument("statement", default=EVERYTHING)
+@click.argument("words", nargs=-1, metavar="[AGENT:in|AGENT:out] [STATEMENT]")
 @click.option("--csv", "as_csv", is_flag=True, help="Write CSV; the statement names the columns.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many events.")
 @click.option("--for", "for_s", type=Duration(), metavar="TIME", help="End after this time, for example 10s.")
-def tap(settings: Settings, statement: str, as_csv: bool, count: int | None, for_s: float | None) -> None:
+def tap(settings: Settings, words: tuple[str, ...], as_csv: bool, count: int | None, for_s: float | None) -> None:
     """Show events as they happen.
 
     STATEMENT selects and projects; without one everything is shown. With SINCE the stored events come first and the
-    live ones follow without a gap. On a terminal it is a table, in a pipe NDJSON.
+    live ones follow without a gap. On a terminal it is a table, in a pipe NDJSON. With AGENT:in or AGENT:out only what
+    that agent takes in or gives out is shown, raw events too; the agent is not disturbed.
 
     \b
     eddy tap "SELECT source.ip, destination.port FROM network.netflow"
     eddy tap "SELECT * WHERE level <= warning SINCE '-10m'"
     eddy tap "SELECT host, count(*) GROUP BY host EVERY 10s"
+    eddy tap cook-syslog:in --count 5
     """  # noqa: D301  # click's mark for lines that stay as they are
+    watch, statement = _watch_and_statement(words)
     plan = compile_statement(statement, now_ns=time_ns())
     writer = event_writer(settings, plan, as_csv=as_csv, live=True)
-    with_mesh(settings, lambda mesh: follow(mesh, statement, writer, count, for_s))
+    with_mesh(settings, lambda mesh: follow(mesh, statement, writer, count, for_s, watch=watch))
+
+
+def _watch_and_statement(words: tuple[str, ...]) -> tuple[str, str]:
+    watch = words[0] if words and AGENT_SIDE.fullmatch(words[0]) else ""
+    rest = words[1:] if watch else words
+    if len(rest) > 1:
+        raise UsageError(f"{rest[1]!r} is one word too many: write the statement in quotation marks")
+    return watch, rest[0] if rest else EVERY_STAGE if watch else EVERYTHING
 
 
 async def follow(
-    mesh: Mesh, statement: str, writer: EventWriter, most: int | None = None, for_s: float | None = None
+    mesh: Mesh,
+    statement: str,
+    writer: EventWriter,
+    most: int | None = None,
+    for_s: float | None = None,
+    *,
+    watch: str = "",
 ) -> None:
     """Write the events of a statement as they happen, and say at the end how many there were and what was lost.
 
@@ -58,12 +79,13 @@ async def follow(
         writer: where they go.
         most: end after so many, or None.
         for_s: end after so long, s, or None.
+        watch: ``AGENT:in`` or ``AGENT:out``, or "" for everybody's events.
     """
     began, shown = monotonic(), 0
     end = asyncio.timeout(for_s)
     idle = asyncio.get_running_loop().call_later(IDLE_S, _tell_listening)
     try:
-        async with end, aclosing(mesh.tap(statement)) as events:
+        async with end, aclosing(mesh.tap(statement, watch=watch)) as events:
             async for event in events:
                 idle.cancel()
                 writer.write(event)

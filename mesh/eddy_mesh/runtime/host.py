@@ -10,29 +10,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
 
-from eddy_mesh import codec, subjects
+from eddy_mesh import codec, select_back, subjects
 from eddy_mesh.actor.cell import Cell
-from eddy_mesh.actor.edge import Edge
+from eddy_mesh.actor.edge import Edge, Overload
 from eddy_mesh.actor.work import Work
 from eddy_mesh.agent import Draft, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus, BusState
-from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.cer import EventClass, EventId, Stage, Value, id_text
 from eddy_mesh.commands import Command, State, command_of
 from eddy_mesh.config import AgentConfig, HostConfig, Serving
 from eddy_mesh.conservation import Ledger
-from eddy_mesh.errors import BusError, UsageError
+from eddy_mesh.errors import BusError, StoreError, UsageError
 from eddy_mesh.flows import Position
 from eddy_mesh.runtime.demand import Demand
 from eddy_mesh.runtime.generations import Generations, Table
 from eddy_mesh.runtime.roster import Roster
 from eddy_mesh.runtime.router import Route, Router
 from eddy_mesh.runtime.wiring import SENDER, fences
+from eddy_mesh.store.local_store import LocalStore
+from eddy_mesh.tags import TagGate
 
 RECENT_NOTICES = 32
 
@@ -68,6 +71,8 @@ class Host:
         self.demands: dict[str, Demand] = {self.backplane: Demand(bus, self.backplane, self.host)}
         self.status_changed = asyncio.Event()
         self.recent_notices: deque[tuple[str, str]] = deque(maxlen=RECENT_NOTICES)
+        self.local: LocalStore | None = None
+        self.tags = TagGate(config.tags)
         self._state = state
         self.roster = Roster(self, self.router, self.generations, self.demands, address)
         self.cells, self.agents, self.blueprints = self.roster.cells, self.roster.agents, self.roster.blueprints
@@ -84,8 +89,31 @@ class Host:
         Raises:
             ConfigError: every mistake in the configuration; nothing was started.
         """
+        await self._open_local_store()
         await self.demands[self.backplane].read_leases(self.now_ns())
         await self.configure(dict(self.config.agents))
+
+    async def _open_local_store(self) -> None:
+        """Begin to keep what agents make, so that it can be selected back; without a store the host goes on."""
+        if not self.config.local.max_bytes:
+            return
+        loop = asyncio.get_running_loop()
+
+        def tell(text: str) -> None:
+            loop.call_soon_threadsafe(partial(self._log.warning, "local store", reason=text))
+
+        try:
+            store = await asyncio.to_thread(LocalStore, self._state / "local", self.config.local, self.now_ns, tell)
+        except StoreError as error:
+            self._log.warning("events can not be selected back", reason=str(error))
+            return
+        store.start()
+        self.local = store
+
+    async def _close_local_store(self) -> None:
+        if self.local is not None:
+            await asyncio.to_thread(self.local.close)
+            self.local = None
 
     async def run(self) -> None:
         """Do what a host process does beside its agents, until cancelled: notices, leases, reconnections."""
@@ -96,12 +124,13 @@ class Host:
 
     async def drain(self) -> None:
         """End every agent, sources first, with everything that waits handled."""
-        for cell in self.roster.in_order(sources_first=True):
+        for cell in self.roster.in_order(sources_first=True, managers_first=True):
             await self.roster.receive_no_more(cell)
             if cell.state_now in {State.FAILED, State.STOPPED}:
                 await self.roster.keep_spooled(cell)
             await cell.drain()
             await self.roster.wiring.retire_outs(cell.name, None)
+        await self._close_local_store()
         self._unlisten()
 
     async def stop(self) -> None:
@@ -111,6 +140,7 @@ class Host:
             await self.roster.keep_spooled(cell)
             await cell.stop()
         await self.roster.wiring.stop()
+        await self._close_local_store()
         self._unlisten()
 
     # --- HostControl
@@ -220,7 +250,10 @@ class Host:
         now_ns = self.now_ns()
         self.router.note(cell, batch, now_ns)
         backplane = self.agents[cell.name].backplane or self.backplane
-        for edge, consumer, _ in self._routes_of(cell, batch.kind, batch.origin, table):
+        routes = self._routes_of(cell, batch.kind, batch.origin, table)
+        if self.local is not None and not any(map(_is_kept_whole, routes)):
+            self.local.keep(batch)
+        for edge, consumer, _ in routes:
             if not edge.has_room(batch.count) and self.router.leads_to(consumer, cell):
                 edge.refuse(batch, "cycle")
             else:
@@ -257,6 +290,11 @@ class Host:
                 ledger.out += part.count
             except BusError:
                 ledger.drop("disconnected", part.count)
+
+    async def fetch(self, ids: Sequence[EventId]) -> Sequence[Mapping[str, object]]:
+        """Return the whole events with these ids, as far as any host process or archive still has them."""
+        fetched = await select_back.fetch(self.bus, self.backplane, map(id_text, ids))
+        return list(fetched.rows.values())
 
     def downstream(self, cell: Work) -> list[tuple[Edge, Cell]]:
         """Return the edges of this host that took events of a cell, with the cells at their ends."""
@@ -341,6 +379,13 @@ class Host:
     def ready(self) -> bool:
         """Whether every agent has left the state ``starting``."""
         return all(cell.state_now is not State.STARTING for cell in self.cells.values())
+
+
+def _is_kept_whole(route: Route) -> bool:
+    """Whether a route leads to an archive that takes all: what is there need not be kept here as well."""
+    plan = route.edge.plan
+    takes_all = plan is None or (plan.where is None and not plan.items)
+    return route.consumer.kind == "archive" and takes_all and route.edge.overload is Overload.BLOCK
 
 
 def _told(fields: Mapping[str, Value]) -> str:

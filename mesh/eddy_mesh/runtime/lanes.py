@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import msgspec
 
-from eddy_mesh import flows, queries, subjects
+from eddy_mesh import flows, queries, select_back, subjects
 from eddy_mesh.bus import Bus, Message, Subscription
 from eddy_mesh.commands import Command
 from eddy_mesh.errors import BusError, EddyError, UsageError
@@ -58,6 +58,10 @@ class Lanes:
         everybody = f"{subjects.escape(backplane)}.control.{subjects.ALL}.*"
         for subject in (own, everybody):
             self._subscriptions.append(await self._bus.subscribe(subject, self._command))
+        if self._host.local is not None:
+            host, store = self._host, self._host.local
+            serving = select_back.serve(self._bus, host.backplane, host.host, store, self._in_background)
+            self._subscriptions.append(await serving)
         await self._bus.flush()
 
     async def run(self) -> None:
@@ -108,7 +112,9 @@ class Lanes:
     async def _reply(self, subject: str, answer: Mapping[str, object]) -> None:
         data = msgspec.json.encode(answer)
         if len(data) > self._bus.max_payload:  # rather without the census than not at all
-            data = msgspec.json.encode({**answer, "types": [], "subscriptions": [], "truncated": True})
+            data = msgspec.json.encode(
+                {**answer, "types": [], "subscriptions": [], "local_store": {}, "truncated": True}
+            )
         try:
             await self._bus.publish(subject, data)
         except BusError:
@@ -162,6 +168,8 @@ class Lanes:
             "agents": host.statuses(),
             "edges": host.ledgers(),
             "types": seen,
+            "labels": host.config.labels,
+            "local_store": host.local.status() if host.local is not None else {},
             "subscriptions": [
                 {
                     "id": flow.id,

@@ -81,9 +81,16 @@ class Roster:
         self._changing = asyncio.Lock()
         self._log = structlog.get_logger().bind(host=surroundings.host)
 
-    def in_order(self, *, sources_first: bool) -> list[Cell]:
-        """Return the agents from sources to sinks, or the other way round."""
+    def in_order(self, *, sources_first: bool, managers_first: bool = False) -> list[Cell]:
+        """Return the agents from sources to sinks, or the other way round.
+
+        Args:
+            sources_first: which way.
+            managers_first: managers stand at the beginning, not with the sinks: they have processes to end.
+        """
         rank = {kind: index for index, kind in enumerate(ORDER)}
+        if managers_first:
+            rank |= dict.fromkeys(MANAGERS, -1)
         cells = sorted(self.cells.values(), key=lambda cell: rank.get(cell.kind, len(ORDER)))
         return cells if sources_first else cells[::-1]
 

@@ -18,7 +18,7 @@ import structlog
 
 from eddy_mesh import discovery, local
 from eddy_mesh.bus_nats import connect
-from eddy_mesh.config import AgentConfig, HostConfig
+from eddy_mesh.config import AgentConfig, HostConfig, NatsConfig
 from eddy_mesh.errors import EddyError, UsageError
 from eddy_mesh.local import Whereabouts
 from eddy_mesh.runtime.host import Host
@@ -97,6 +97,9 @@ async def up(options: UpOptions) -> int:
         config = named(HostConfig(name=options.name, backplane=options.backplane))
         config = msgspec.structs.replace(config, agents=topology(options.backplane, state))
         async with EmbeddedServer(state / "nats", name=f"eddy-{config.name}", authorization=True) as server:
+            # For host processes below this one; this one is connected by itself.
+            nats = NatsConfig(servers=(server.url,), token_file=str(state / "nats" / "token"))
+            config = msgspec.structs.replace(config, nats=nats)
             place = Whereabouts((server.url,), server.options, options.backplane, os.getpid(), str(state))
             note = local.leave_note(place)
             stack.callback(note.unlink, missing_ok=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import IO, NamedTuple
 
-import msgspec
 import numpy as np
 
 from eddy_mesh import codec
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventId
+from eddy_mesh.config import LocalConfig
 from eddy_mesh.errors import WireError
 from eddy_mesh.store.disk import lock_folder, store_error
 from eddy_mesh.store.expired import Expired
@@ -51,15 +51,6 @@ HEAD_ROOM = 4096
 LEAST_SEGMENT_BYTES, MOST_SEGMENT_BYTES = 64 << 10, 16 << 20
 SEGMENTS = 32
 """In so many segments a full store is divided: so much of it, by size or age, goes at once."""
-
-
-class LocalConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the local store of a host process."""
-
-    max_bytes: int = 256 << 20
-    """most octets on disk; 0: nothing is kept"""
-    max_age_s: float = 3600.0
-    """longest time that an event is kept, s"""
 
 
 class Found(NamedTuple):
