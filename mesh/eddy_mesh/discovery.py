@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module, metadata
 from itertools import pairwise
@@ -19,6 +20,8 @@ from typing import NamedTuple
 import msgspec
 
 from eddy_mesh.agent import Source, Stateful
+from eddy_mesh.batch import Kind
+from eddy_mesh.cer import Stage
 from eddy_mesh.config import AgentConfig, convert, mistakes_in, unknown_name
 from eddy_mesh.errors import ConfigError, EddyError
 from eddy_mesh.selection import compile_statement
@@ -190,6 +193,14 @@ def _default_statements(agent_type: str, module: ModuleType) -> tuple[str, ...]:
         types = " OR ".join(f"type = '{name}'" for name in declared)
         return (f"SELECT * WHERE stage = 'raw' AND ({types})",)
     return (declared,) if isinstance(declared, str) else tuple(declared)
+
+
+def kinds_of(module: ModuleType, stage: Stage) -> Iterator[Kind]:
+    """Yield the kinds of one stage that a source, cooking or detector names in its constants."""
+    for value in list(vars(module).values()):
+        for held in value.values() if isinstance(value, Mapping) else (value,):
+            if isinstance(held, Kind) and held.stage is stage:
+                yield held
 
 
 # --- description -------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         form: batches of columns, or one JSON object a line.
         lease_s: seconds until it is over unless renewed.
         of: whose events.
+        gap: events that did not arrive so far, from whichever host process.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     form: Form = "columns"
     lease_s: float = LEASE_S
     of: Of = ALL
+    gap: int = 0
 
 
 def flow_id(plan: Plan, form: Form, of: Of = ALL) -> str:
@@ -295,7 +297,8 @@ class FlowReceiver:
         return f"{self.lease.id}.{subjects.escape(self.lease.owner)}"
 
     async def _ask(self, timeout_s: float) -> None:
-        data = msgspec.json.encode(self.lease)
+        lost = self._ledger.dropped.get("gap", 0)
+        data = msgspec.json.encode(msgspec.structs.replace(self.lease, gap=lost))
         try:
             if self._leases is None:
                 self._leases = await self._bus.key_value(bucket(self._backplane), ttl_s=LEASE_S * 2, memory=True)

@@ -19,6 +19,7 @@ from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage
 
 INPUT: tuple[str, ...] = ("file",)
+ON_DEMAND = True  # no event is needed to understand a later one
 COOKED = Kind(Stage.COOKED, EventClass.SYSTEM, "file")
 _FORMATS = (BSD, ISO, RFC5424, ACCESS, ERROR, STAMPED)
 

@@ -20,6 +20,7 @@ from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.rows import columns_of
 
 INPUT: tuple[str, ...] = ("journald",)
+ON_DEMAND = True  # no event is needed to understand a later one
 COOKED = Kind(Stage.COOKED, EventClass.SYSTEM, "journald")
 _MICROSECOND_NS = 1000
 _MAX_TIME_NS = (1 << 63) - 1

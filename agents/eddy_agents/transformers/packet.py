@@ -24,6 +24,7 @@ from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Column, Constant, Index, Numbers, Packed, pack
 
 INPUT: tuple[str, ...] = ("packet",)
+ON_DEMAND = True  # no event is needed to understand a later one
 
 KIND: Final = Kind(Stage.COOKED, EventClass.NETWORK, "packet")
 _ENVELOPE: Final = ("occurred", "observed", "host", "host_address", "normalizer", "normalizer_address")

@@ -21,6 +21,7 @@ from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage
 
 INPUT: tuple[str, ...] = ("syslog",)
+ON_DEMAND = True  # no event is needed to understand a later one
 COOKED = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
 
 

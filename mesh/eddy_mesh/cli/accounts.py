@@ -87,6 +87,7 @@ def edge_record(host: str, ledger: Ledger) -> dict[str, object]:
         "filtered": ledger.filtered,
         "dropped": ledger.dropped,
         "failed": ledger.failed,
+        "failures": ledger.failures,
         "queued": ledger.queued,
         "difference": ledger.difference,
         "policy": ledger.policy,
@@ -118,7 +119,7 @@ def _edge_cells(host: str, ledger: Ledger) -> list[Cell]:
         Cell(f"{ledger.out:,}"),
         Cell(f"{ledger.filtered:,}"),
         Cell(reasons, "warning" if ledger.lost else ""),
-        Cell(f"{ledger.failed:,}", "bad" if ledger.failed else ""),
+        Cell(losses_text(ledger.failures) if ledger.failures else f"{ledger.failed:,}", "bad" if ledger.failed else ""),
         Cell(f"{ledger.queued:,}"),
         Cell(f"{ledger.difference:,}", "" if ledger.balanced else "alarming"),
         Cell(ledger.policy, "quiet"),
@@ -139,7 +140,7 @@ class Subscribed(msgspec.Struct, kw_only=True):
         bytes: octets that it carried.
         offered_bytes: octets that the events looked at would have been, encoded whole: an estimate of the producers.
         saved_bytes: octets that stayed at the source, by that estimate; None where a producer makes none.
-        lost: events that the producers could not publish, by reason.
+        lost: events that the producers could not publish, and that the subscribers say did not arrive (``gap``).
         policy: what the producers do with events that they can not publish.
     """
 
@@ -163,7 +164,8 @@ def subscriptions(settings: Settings) -> None:
 
     Identical statements share one flow. Rates are taken over one second. Saved is the size of the events that the
     producers looked at, less what they sent: estimated from the size of their batches, encoded whole. Lost are the
-    events that a producer could not publish, with the reason. In a pipe, and with --json, each flow is one JSON object.
+    events that a producer could not publish, with the reason, and as gap those that a subscriber says did not arrive.
+    In a pipe, and with --json, each flow is one JSON object.
     """
     flows = subscribed(*with_mesh(settings, two_samples))
     if settings.json or not sys.stdout.isatty():
@@ -192,6 +194,8 @@ def subscribed(before: Mapping[str, HostStatus], hosts: Sequence[HostStatus]) ->
             flow.events += part.events
             flow.offered += part.offered
             flow.bytes += part.bytes
+            gap = max(part.gap, flow.lost.get("gap", 0))  # every producer is told the same
+            flow.lost = {**flow.lost, "gap": gap} if gap else flow.lost
             flow.offered_bytes += part.offered_bytes
             if part.offered and not part.offered_bytes:
                 untold.add(part.id)

@@ -5,7 +5,7 @@ What may live here: the look-up over the sources and cookings that are installed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from types import ModuleType
 from typing import NamedTuple
@@ -64,20 +64,12 @@ def capture_source() -> ModuleType:
     return discovery.part_module("normalizer", CAPTURE_SOURCE)
 
 
-def kinds_of(module: ModuleType, stage: Stage) -> Iterator[Kind]:
-    """Yield the kinds of one stage that a source, cooking or detector names in its constants."""
-    for value in list(vars(module).values()):
-        for held in value.values() if isinstance(value, Mapping) else (value,):
-            if isinstance(held, Kind) and held.stage is stage:
-                yield held
-
-
 def _sources() -> dict[str, tuple[Kind, str]]:
     """Return kind and media type of every raw type; of two sources the one that states a media type tells it."""
     modules = [discovery.part_module("normalizer", name) for name in discovery.part_names("normalizer")]
     found: dict[str, tuple[Kind, str]] = {}
     for module in sorted(modules, key=lambda one: not hasattr(one, "MEDIA_TYPE")):
-        for kind in kinds_of(module, Stage.RAW):
+        for kind in discovery.kinds_of(module, Stage.RAW):
             found.setdefault(kind.type, (kind, getattr(module, "MEDIA_TYPE", "application/octet-stream")))
     return found
 
@@ -88,7 +80,7 @@ def _names(sources: Mapping[str, tuple[Kind, str]]) -> dict[str, tuple[str, str]
     known = {raw: (raw, name) for name, module in cookings.items() for raw in module.INPUT}
     for name, module in cookings.items():
         if len(module.INPUT) == 1:
-            for kind in kinds_of(module, Stage.COOKED):
+            for kind in discovery.kinds_of(module, Stage.COOKED):
                 if kind.event_class is not EventClass.DERIVED:
                     known.setdefault(kind.type, (module.INPUT[0], name))
     for name in discovery.part_names("normalizer"):

@@ -20,10 +20,10 @@ import rich_click
 from eddy_mesh import discovery
 from eddy_mesh.agent import Example
 from eddy_mesh.cer import Stage, Value
-from eddy_mesh.cli.cook_types import kinds_of
 from eddy_mesh.cli.output import Cell, Column, printable, write_records, write_table
 from eddy_mesh.cli.settings import Settings
 from eddy_mesh.config import AgentConfig
+from eddy_mesh.discovery import kinds_of
 from eddy_mesh.errors import UsageError
 from eddy_mesh.rows import json_value
 

@@ -64,6 +64,7 @@ class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
         bytes: octets published.
         offered: events of which the statement was asked.
         offered_bytes: octets that these would be, encoded whole: an estimate; 0 where the producer does not tell.
+        gap: events that subscribers say did not arrive, from whichever producer.
     """
 
     id: str
@@ -73,6 +74,7 @@ class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     offered: int = 0
     offered_bytes: int = 0
+    gap: int = 0
 
 
 class HostStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ one index, of which each batch is asked once; what they find is taken and encode
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate
 from typing import TypeAlias
@@ -16,14 +16,14 @@ import msgspec
 import numpy as np
 
 from eddy_mesh import codec, flows, subjects
-from eddy_mesh.batch import Batch
+from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, EddyError, UsageError
 from eddy_mesh.flows import Lease
 from eddy_mesh.partition import part_of
 from eddy_mesh.rows import json_rows
-from eddy_mesh.selection import Index, Plan, compile_statement, project
+from eddy_mesh.selection import Index, Plan, compile_statement, matches_kind, project
 from eddy_mesh.selection.index import Table
 from eddy_mesh.selection.keys import Rows
 
@@ -52,6 +52,7 @@ class Flow:
         settle: brings the counters of all flows up to date.
 
     Attributes:
+        gaps: events that did not arrive, as each owner tells.
         position: events published or dropped since then.
         bytes_moved: octets of the messages published.
         matched: events that the statement selected.
@@ -70,6 +71,7 @@ class Flow:
         self.plan = plan
         self.projection = "" if plan.is_aggregate else repr(plan.items)
         self.owners: dict[str, int] = {}
+        self.gaps: dict[str, int] = {}
         self.epoch = epoch
         self.position = 0
         self.bytes_moved = 0
@@ -131,6 +133,7 @@ class Demand:
     Attributes:
         flows: by their ids.
         is_watched: whether anybody asks for what agents take in.
+        version: counts the changes of what is asked for.
     """
 
     def __init__(self, bus: Bus, backplane: str, host: str) -> None:
@@ -141,6 +144,7 @@ class Demand:
         self.is_watched = False
         self._listed: tuple[Flow, ...] = ()
         self._index: Index | None = None
+        self.version = 0
         self._offers: defaultdict[Table, list[int]] = defaultdict(lambda: [0, 0])
 
     def subscribe(self, data: bytes, now_ns: int) -> bool:
@@ -167,6 +171,7 @@ class Demand:
             self._changed()
         elif (flow.statement, flow.form) != (lease.statement, lease.form):
             raise UsageError(f"flow {lease.id} is of another statement: use an id of your own, or that statement")
+        flow.gaps[lease.owner] = lease.gap
         flow.owners[lease.owner] = now_ns + int(min(max(lease.lease_s, 0.0), MAX_LEASE_S) * 1e9)
         return True
 
@@ -180,6 +185,7 @@ class Demand:
         flow = self.flows.get(lease.id)
         if flow is not None:
             flow.owners.pop(lease.owner, None)
+            flow.gaps.pop(lease.owner, None)
             if not flow.owners:
                 del self.flows[lease.id]
                 self._changed()
@@ -204,9 +210,22 @@ class Demand:
         except EddyError:
             return  # no JetStream: renewals tell us
 
+    def wants(self, agent: str, kinds: Iterable[Kind]) -> bool:
+        """Whether anybody asks for events of one of these kinds of an agent, or watches what it takes in.
+
+        Args:
+            agent: ``<host>/<agent>``.
+            kinds: what it makes.
+        """
+        named = [flow for flow in self.flows.values() if not flow.of.agents or agent in flow.of.agents]
+        return any(
+            flow.of.side == "in" or any(matches_kind(flow.plan, kind, self._host) for kind in kinds) for flow in named
+        )
+
     def _changed(self) -> None:
         """Have the index made anew before the next batch."""
         self._settle()
+        self.version += 1
         self.is_watched = any(flow.of.side == "in" for flow in self.flows.values())
         self._index = None
 

@@ -27,6 +27,7 @@ from eddy_mesh.cer import EventClass, EventId, Stage, Value, id_text
 from eddy_mesh.commands import Command, State, command_of
 from eddy_mesh.config import AgentConfig, HostConfig, Serving
 from eddy_mesh.conservation import Ledger
+from eddy_mesh.discovery import kinds_of
 from eddy_mesh.errors import BusError, StoreError, UsageError
 from eddy_mesh.flows import Position
 from eddy_mesh.runtime.demand import Demand
@@ -72,6 +73,7 @@ class Host:
         self.status_changed = asyncio.Event()
         self.recent_notices: deque[tuple[str, str]] = deque(maxlen=RECENT_NOTICES)
         self.local: LocalStore | None = None
+        self._wanted: dict[str, tuple[tuple[int, int], bool]] = {}
         self.tags = TagGate(config.tags)
         self._state = state
         self.roster = Roster(self, self.router, self.generations, self.demands, address)
@@ -274,10 +276,27 @@ class Host:
         """Whether anybody wants what an agent for another backplane would make."""
         if consumer.kind == SENDER:
             return True
+        if not self._makes_what_is_wanted(consumer):
+            return False
         other = self.agents[consumer.name].backplane
         if not other or other == self.backplane or self.blueprints[consumer.name].emit == "always":
             return True
         return bool(self.demands[other].flows)
+
+    def _makes_what_is_wanted(self, consumer: Cell) -> bool:
+        """Whether anybody would take what a cooking makes that needs no event to understand a later one."""
+        plan = self.blueprints[consumer.name]
+        if plan.emit != "demand" or not getattr(plan.module, "ON_DEMAND", False):
+            return True
+        demand = self.demands[self.agents[consumer.name].backplane or self.backplane]
+        versions = (self.router.version, demand.version)
+        held = self._wanted.get(consumer.name)
+        if held is None or held[0] != versions:
+            kinds = tuple(kinds_of(plan.module, Stage.COOKED))
+            path = f"{self.host}/{consumer.name}"
+            held = versions, self.router.wants(consumer, kinds, self.host) or demand.wants(path, kinds)
+            self._wanted[consumer.name] = held
+        return held[1]
 
     async def _publish(self, backplane: str, batch: Batch, cell: Work) -> None:
         address = subjects.Address(backplane, batch.kind.stage, batch.kind.event_class, batch.kind.type, batch.origin)

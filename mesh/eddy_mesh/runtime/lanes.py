@@ -179,6 +179,7 @@ class Lanes:
                     "bytes": flow.bytes_moved,
                     "offered": flow.ledger.offered,
                     "offered_bytes": flow.offered_bytes,
+                    "gap": sum(flow.gaps.values()),
                 }
                 for demand in host.demands.values()
                 for flow in demand.flows.values()

@@ -6,6 +6,7 @@ calls; what leaves the process goes through `eddy_mesh.runtime.demand`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,28 +47,41 @@ MAX_KINDS, MAX_FIELDS = 2048, 256
 
 
 class Router:
-    """The local edges of a host process."""
+    """The local edges of a host process.
+
+    Attributes:
+        version: counts the changes of edges.
+    """
 
     def __init__(self) -> None:
         self.routes: list[Route] = []
         self.census: dict[tuple[str, Kind], Seen] = {}
+        self.version = 0
         self._cache: dict[tuple[str, Kind, str], list[Route]] = {}
 
     def join(self, edge: Edge, consumer: Cell, line: Line | None = None) -> None:
         """Add an edge that ends at an agent."""
         self.routes.append(Route(edge, consumer, line))
         consumer.edges.append(edge)
-        self._cache.clear()
+        self._changed()
 
     def part(self, consumer: Cell) -> None:
         """Offer an agent nothing more; what waits for it stays."""
         self.routes = [route for route in self.routes if route.consumer is not consumer]
-        self._cache.clear()
+        self._changed()
 
     def leave(self, edge: Edge) -> None:
         """Offer nothing more along one edge; what waits at its end stays."""
         self.routes = [route for route in self.routes if route.edge is not edge]
+        self._changed()
+
+    def _changed(self) -> None:
+        self.version += 1
         self._cache.clear()
+
+    def wants(self, producer: Work, kinds: Iterable[Kind], origin: str) -> bool:
+        """Whether an edge takes events of one of these kinds from an agent."""
+        return any(self.takers(producer, kind, origin) for kind in kinds)
 
     def takers(self, producer: Work, kind: Kind, origin: str) -> list[Route]:
         """Return the edges that take events of that kind from an agent; an agent never takes its own."""
