@@ -12,8 +12,6 @@ import base64
 import binascii
 import re
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from eddy_mesh.errors import SecurityError
 
 PREFIX_SEED = 18 << 3  # "S"
@@ -31,6 +29,9 @@ class UserKey:
 
     def __init__(self, seed: bytes) -> None:
         """Make it from 32 secret bytes."""
+        # only who has a key pays for loading it at start
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
         raw = bytes((PREFIX_USER,)) + self._key.public_key().public_bytes_raw()
         self.public_key = _base32(raw)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+import msgspec
+
 from eddy_mesh.fields import FieldType
 
 Literal: TypeAlias = bool | int | float | str | bytes
@@ -37,8 +39,7 @@ class Function(StrEnum):
     AVG = "avg"
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
+class Operand(msgspec.Struct, frozen=True):
     """A field that a statement reads.
 
     Attributes:
@@ -52,8 +53,7 @@ class Operand:
     is_open: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregate:
+class Aggregate(msgspec.Struct, frozen=True):
     """One aggregate: ``count(*)`` where ``operand`` is None."""
 
     function: Function
@@ -77,8 +77,7 @@ class Aggregate:
 # --- conditions: TRUE, FALSE or NULL for each event ------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """``operand operator value``."""
 
     operand: Operand
@@ -86,8 +85,7 @@ class Comparison:
     value: Literal
 
 
-@dataclass(frozen=True, slots=True)
-class FieldComparison:
+class FieldComparison(msgspec.Struct, frozen=True):
     """``left operator right``; both are of types that compare."""
 
     left: Operand
@@ -95,16 +93,14 @@ class FieldComparison:
     right: Operand
 
 
-@dataclass(frozen=True, slots=True)
-class Among:
+class Among(msgspec.Struct, frozen=True):
     """``operand IN (values)``; values are different and sorted."""
 
     operand: Operand
     values: tuple[Literal, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(msgspec.Struct, frozen=True):
     """One block of addresses.
 
     Attributes:
@@ -116,53 +112,46 @@ class Network:
     ranges: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class InNetworks:
+class InNetworks(msgspec.Struct, frozen=True):
     """``operand IN CIDR (networks)``."""
 
     operand: Operand
     networks: tuple[Network, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Like:
+class Like(msgspec.Struct, frozen=True):
     """``operand LIKE pattern``: the whole text, case-sensitive; % any run, _ one character, backslash escapes."""
 
     operand: Operand
     pattern: str
 
 
-@dataclass(frozen=True, slots=True)
-class Matches:
+class Matches(msgspec.Struct, frozen=True):
     """``operand ~ pattern``: RE2 finds the pattern somewhere in the text."""
 
     operand: Operand
     pattern: str
 
 
-@dataclass(frozen=True, slots=True)
-class IsNull:
+class IsNull(msgspec.Struct, frozen=True):
     """``operand IS NULL``; never NULL itself."""
 
     operand: Operand
 
 
-@dataclass(frozen=True, slots=True)
-class Not:
+class Not(msgspec.Struct, frozen=True):
     """``NOT part``."""
 
     part: Condition
 
 
-@dataclass(frozen=True, slots=True)
-class And:
+class And(msgspec.Struct, frozen=True):
     """All of two or more parts."""
 
     parts: tuple[Condition, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Or:
+class Or(msgspec.Struct, frozen=True):
     """At least one of two or more parts."""
 
     parts: tuple[Condition, ...]
@@ -188,16 +177,14 @@ def operands(condition: Condition | None) -> frozenset[Operand]:
 # --- the statement -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """One item of the projection and the name that it has in the result."""
 
     value: Operand | Aggregate
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """One key of ORDER BY. NULL comes last in either direction."""
 
     value: Operand | Aggregate
