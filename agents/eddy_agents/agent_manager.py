@@ -23,12 +23,12 @@ from eddy_mesh.errors import BusError, ConfigError, UsageError, WireError
 from eddy_mesh.runtime.children import Children
 from eddy_mesh.task import Answer, Context
 from eddy_mesh.topology import record
+from eddy_mesh.topology.applied import FILE, Applied, Tables, decode
 from eddy_mesh.topology.placement import HostPlacement
 
 SCOPE = "host"
 EMIT = "demand"
 INPUT: tuple[str, ...] = ()
-FILE = "applied.json"
 HISTORY = 64
 LOOK_EVERY = 5
 """Ticks, about a second each, between two looks at the record."""
@@ -39,10 +39,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     accept: bool = True
     """whether a backplane-manager may change the agents of this host process"""
-
-
-Tables = dict[str, dict[str, object]]
-"""By name of the agent or child: its tables, as in a configuration file."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -73,15 +69,6 @@ class Ends(msgspec.Struct, frozen=True):
     """What ``fences`` is asked with."""
 
     edges: tuple[str, ...]
-
-
-class Applied(msgspec.Struct, frozen=True):
-    """What was settled last."""
-
-    revision: int
-    agents: Tables
-    children: Tables = {}
-    edges: dict[str, Serving] = {}
 
 
 class Agent:
@@ -289,9 +276,9 @@ def _tables(part: HostPlacement) -> Tables:
 
 def _read(path: Path) -> Applied | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Applied)
-    except (OSError, msgspec.MsgspecError):
-        return None  # none was applied, or the file is damaged: the configuration file stands
+        return decode(path.read_bytes())
+    except OSError:
+        return None  # none was applied
 
 
 def _write(path: Path, applied: Applied) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,15 +29,16 @@ from eddy_mesh.commands import Command, State, command_of
 from eddy_mesh.config import AgentConfig, HostConfig, Serving
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.discovery import kinds_of
-from eddy_mesh.errors import BusError, StoreError, UsageError
+from eddy_mesh.errors import BusError, ConfigError, StoreError, UsageError
 from eddy_mesh.flows import Position
 from eddy_mesh.runtime.demand import Demand
 from eddy_mesh.runtime.generations import Generations, Table
-from eddy_mesh.runtime.roster import Roster
+from eddy_mesh.runtime.roster import MANAGERS, Roster
 from eddy_mesh.runtime.router import Route, Router
 from eddy_mesh.runtime.wiring import SENDER, fences
 from eddy_mesh.store.local_store import LocalStore
 from eddy_mesh.tags import TagGate
+from eddy_mesh.topology.applied import FILE, Applied, decode
 
 RECENT_NOTICES = 32
 
@@ -86,14 +88,32 @@ class Host:
     # --- start and end
 
     async def start(self) -> None:
-        """Start every agent of the configuration: sinks first, sources last, so that nothing is made for nobody.
+        """Start every agent, sinks first, sources last, so that nothing is made for nobody.
+
+        What was applied last over the topology goes before the configuration file.
 
         Raises:
             ConfigError: every mistake in the configuration; nothing was started.
         """
         await self._open_local_store()
         await self.demands[self.backplane].read_leases(self.now_ns())
+        applied = self._applied_last()
+        managers = {name: agent for name, agent in self.config.agents.items() if agent.type in MANAGERS}
+        if applied is not None:
+            try:
+                await self.configure({**managers, **applied.agents}, applied.edges)
+            except ConfigError as error:
+                self._log.error("what was applied last can not run", mistakes="; ".join(error.mistakes))
+            else:
+                return
         await self.configure(dict(self.config.agents))
+
+    def _applied_last(self) -> Applied | None:
+        for name, agent in self.config.agents.items():
+            if agent.type == "agent_manager":
+                with suppress(OSError):  # nothing was applied yet
+                    return decode((self.state_of(name) / FILE).read_bytes())
+        return None
 
     async def _open_local_store(self) -> None:
         """Begin to keep what agents make, so that it can be selected back; without a store the host goes on."""
