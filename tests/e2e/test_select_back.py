@@ -9,23 +9,19 @@ import sys
 import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import pytest
 
-from eddy_mesh import select_back
-from eddy_mesh.actor.work import Work
 from eddy_mesh.api import Mesh
-from eddy_mesh.batch import Batch
 from eddy_mesh.bus_nats import connect
-from eddy_mesh.config import AgentConfig, HostConfig
-from eddy_mesh.runtime.host import Host
+from eddy_mesh.config import AgentConfig, HostConfig, LocalConfig
 from eddy_mesh.runtime.process import running
 from eddy_mesh.server import EmbeddedServer
-from eddy_mesh.store.local_store import LocalConfig, LocalStore
+from eddy_mesh.store.local_store import LocalStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -103,28 +99,14 @@ class Kept:
 
 @asynccontextmanager
 async def kept(folder: Path, agents: dict[str, AgentConfig], config: LocalConfig) -> AsyncIterator[Kept]:
-    """A host process with a local store; `select_back.serve` answers for it."""
-    async with EmbeddedServer() as server, asyncio.TaskGroup() as group:
+    """A host process with its local store."""
+    async with EmbeddedServer() as server:
         bus = await connect(server.url, name="hub")
-        async with running(HostConfig(name="hub", agents=agents), bus, folder / "hub") as (host, _):
-            clock = Clock()
-            store = LocalStore(folder / "local", config, clock, pytest.fail)
-            store.start()
-            with closing(store):
-                _keep_all(host, store)
-                await select_back.serve(bus, "eddy", "hub", store, group.create_task)
-                yield Kept(Mesh(bus, "eddy"), store, clock, server.url, folder)
+        async with running(HostConfig(name="hub", agents=agents, local=config), bus, folder / "hub") as (host, _):
+            assert host.local is not None
+            clock = host.local._now_ns = Clock()
+            yield Kept(Mesh(bus, "eddy"), host.local, clock, server.url, folder)
         await bus.close()
-
-
-def _keep_all(host: Host, store: LocalStore) -> None:
-    route = host.route
-
-    async def keep_and_route(cell: Work, batch: Batch) -> None:
-        store.keep(batch)
-        await route(cell, batch)
-
-    host.route = keep_and_route  # type: ignore[method-assign]
 
 
 async def test_the_rest_of_an_event_is_fetched_with_what_it_was_made_from(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Numbers
+from eddy_mesh.config import LocalConfig
 from eddy_mesh.rows import flat_rows
 from eddy_mesh.store import local_store
-from eddy_mesh.store.local_store import LocalConfig, LocalStore
+from eddy_mesh.store.local_store import LocalStore
 
 KIND = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
 START_MS = 1_795_000_000_000

@@ -13,11 +13,12 @@ import pytest
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, EventId, Stage
 from eddy_mesh.columns import Column, Numbers, Text, pack
+from eddy_mesh.config import LocalConfig
 from eddy_mesh.errors import StoreError
 from eddy_mesh.rows import flat_rows
 from eddy_mesh.store import local_store as module
 from eddy_mesh.store.expired import MAX_PRODUCERS, MAX_STEPS, Expired
-from eddy_mesh.store.local_store import LocalConfig, LocalStore
+from eddy_mesh.store.local_store import LocalStore
 
 START_MS = 1_795_000_000_000
 RAW = Kind(Stage.RAW, EventClass.NETWORK, "netflow")

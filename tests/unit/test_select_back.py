@@ -17,9 +17,10 @@ from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.bus import Message
 from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
 from eddy_mesh.cer import EventClass, EventId, Stage, Value, id_text, producer_number
+from eddy_mesh.config import LocalConfig
 from eddy_mesh.errors import BusError, StoreError, UsageError
 from eddy_mesh.rows import batch_of
-from eddy_mesh.store.local_store import LocalConfig, LocalStore
+from eddy_mesh.store.local_store import LocalStore
 
 NOW_NS = 1_795_000_000_000_000_000
 COOKED = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")

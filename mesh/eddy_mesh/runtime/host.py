@@ -12,14 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import structlog
 
 from eddy_mesh import codec, select_back, subjects
 from eddy_mesh.actor.cell import Cell
-from eddy_mesh.actor.edge import Edge, Overload
+from eddy_mesh.actor.edge import Edge
 from eddy_mesh.actor.work import Work
 from eddy_mesh.agent import Draft, draft_of
 from eddy_mesh.batch import Batch, Kind
@@ -28,14 +27,15 @@ from eddy_mesh.cer import EventClass, EventId, Stage, Value, id_text
 from eddy_mesh.commands import Command, State, command_of
 from eddy_mesh.config import AgentConfig, HostConfig, Serving
 from eddy_mesh.conservation import Ledger
-from eddy_mesh.discovery import kinds_of
-from eddy_mesh.errors import BusError, ConfigError, StoreError, UsageError
+from eddy_mesh.errors import BusError, ConfigError, UsageError
 from eddy_mesh.flows import Position
+from eddy_mesh.runtime import keeping
+from eddy_mesh.runtime.asking import Asking
 from eddy_mesh.runtime.demand import Demand
 from eddy_mesh.runtime.generations import Generations, Table
 from eddy_mesh.runtime.roster import MANAGERS, Roster
 from eddy_mesh.runtime.router import Route, Router
-from eddy_mesh.runtime.wiring import SENDER, fences
+from eddy_mesh.runtime.wiring import fences
 from eddy_mesh.store.local_store import LocalStore
 from eddy_mesh.tags import TagGate
 from eddy_mesh.topology.applied import FILE, Applied, decode
@@ -75,11 +75,11 @@ class Host:
         self.status_changed = asyncio.Event()
         self.recent_notices: deque[tuple[str, str]] = deque(maxlen=RECENT_NOTICES)
         self.local: LocalStore | None = None
-        self._wanted: dict[str, tuple[tuple[int, int], bool]] = {}
         self.tags = TagGate(config.tags)
         self._state = state
         self.roster = Roster(self, self.router, self.generations, self.demands, address)
         self.cells, self.agents, self.blueprints = self.roster.cells, self.roster.agents, self.roster.blueprints
+        self._asking = Asking(self)
         self._notices: asyncio.Queue[tuple[Work, Draft]] = asyncio.Queue(10_000)
         self._log = structlog.get_logger().bind(host=self.host)
         self._unlisten = bus.on_state(self._bus_changed)
@@ -95,7 +95,7 @@ class Host:
         Raises:
             ConfigError: every mistake in the configuration; nothing was started.
         """
-        await self._open_local_store()
+        self.local = await keeping.opened(self._state / "local", self.config.local, self.now_ns, self.host)
         await self.demands[self.backplane].read_leases(self.now_ns())
         applied = self._applied_last()
         managers = {name: agent for name, agent in self.config.agents.items() if agent.type in MANAGERS}
@@ -115,28 +115,6 @@ class Host:
                     return decode((self.state_of(name) / FILE).read_bytes())
         return None
 
-    async def _open_local_store(self) -> None:
-        """Begin to keep what agents make, so that it can be selected back; without a store the host goes on."""
-        if not self.config.local.max_bytes:
-            return
-        loop = asyncio.get_running_loop()
-
-        def tell(text: str) -> None:
-            loop.call_soon_threadsafe(partial(self._log.warning, "local store", reason=text))
-
-        try:
-            store = await asyncio.to_thread(LocalStore, self._state / "local", self.config.local, self.now_ns, tell)
-        except StoreError as error:
-            self._log.warning("events can not be selected back", reason=str(error))
-            return
-        store.start()
-        self.local = store
-
-    async def _close_local_store(self) -> None:
-        if self.local is not None:
-            await asyncio.to_thread(self.local.close)
-            self.local = None
-
     async def run(self) -> None:
         """Do what a host process does beside its agents, until cancelled: notices, leases, reconnections."""
         async with asyncio.TaskGroup() as group:
@@ -152,7 +130,7 @@ class Host:
                 await self.roster.keep_spooled(cell)
             await cell.drain()
             await self.roster.wiring.retire_outs(cell.name, None)
-        await self._close_local_store()
+        await self._forget()
         self._unlisten()
 
     async def stop(self) -> None:
@@ -162,8 +140,13 @@ class Host:
             await self.roster.keep_spooled(cell)
             await cell.stop()
         await self.roster.wiring.stop()
-        await self._close_local_store()
+        await self._forget()
         self._unlisten()
+
+    async def _forget(self) -> None:
+        if self.local is not None:
+            await asyncio.to_thread(self.local.close)
+            self.local = None
 
     # --- HostControl
 
@@ -260,7 +243,7 @@ class Host:
             route
             for route in self.router.takers(cell, kind, origin)
             if (route.line is None or table.served(route.line.edge, path) == route.line.generation)
-            and self._is_asked(route.consumer)
+            and self._asking.is_asked(route.consumer)
         ]
 
     async def route(self, cell: Work, batch: Batch) -> None:
@@ -273,7 +256,7 @@ class Host:
         self.router.note(cell, batch, now_ns)
         backplane = self.agents[cell.name].backplane or self.backplane
         routes = self._routes_of(cell, batch.kind, batch.origin, table)
-        if self.local is not None and not any(map(_is_kept_whole, routes)):
+        if self.local is not None and not any(map(keeping.is_kept_whole, routes)):
             self.local.keep(batch)
         for edge, consumer, _ in routes:
             if not edge.has_room(batch.count) and self.router.leads_to(consumer, cell):
@@ -291,32 +274,6 @@ class Host:
         demand = self.demands[self.backplane]
         if demand.is_watched:
             await demand.publish(batch, f"{self.host}/{cell.name}", "in")
-
-    def _is_asked(self, consumer: Cell) -> bool:
-        """Whether anybody wants what an agent for another backplane would make."""
-        if consumer.kind == SENDER:
-            return True
-        if not self._makes_what_is_wanted(consumer):
-            return False
-        other = self.agents[consumer.name].backplane
-        if not other or other == self.backplane or self.blueprints[consumer.name].emit == "always":
-            return True
-        return bool(self.demands[other].flows)
-
-    def _makes_what_is_wanted(self, consumer: Cell) -> bool:
-        """Whether anybody would take what a cooking makes that needs no event to understand a later one."""
-        plan = self.blueprints[consumer.name]
-        if plan.emit != "demand" or not getattr(plan.module, "ON_DEMAND", False):
-            return True
-        demand = self.demands[self.agents[consumer.name].backplane or self.backplane]
-        versions = (self.router.version, demand.version)
-        held = self._wanted.get(consumer.name)
-        if held is None or held[0] != versions:
-            kinds = tuple(kinds_of(plan.module, Stage.COOKED))
-            path = f"{self.host}/{consumer.name}"
-            held = versions, self.router.wants(consumer, kinds, self.host) or demand.wants(path, kinds)
-            self._wanted[consumer.name] = held
-        return held[1]
 
     async def _publish(self, backplane: str, batch: Batch, cell: Work) -> None:
         address = subjects.Address(backplane, batch.kind.stage, batch.kind.event_class, batch.kind.type, batch.origin)
@@ -418,13 +375,6 @@ class Host:
     def ready(self) -> bool:
         """Whether every agent has left the state ``starting``."""
         return all(cell.state_now is not State.STARTING for cell in self.cells.values())
-
-
-def _is_kept_whole(route: Route) -> bool:
-    """Whether a route leads to an archive that takes all: what is there need not be kept here as well."""
-    plan = route.edge.plan
-    takes_all = plan is None or (plan.where is None and not plan.items)
-    return route.consumer.kind == "archive" and takes_all and route.edge.overload is Overload.BLOCK
 
 
 def _told(fields: Mapping[str, Value]) -> str:
