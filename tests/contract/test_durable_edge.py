@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -72,6 +72,10 @@ class Around:
 
     async def emit(self, draft: object) -> None:
         """Not used."""
+
+    async def fetch(self, ids: object) -> list[Mapping[str, object]]:
+        """Not used."""
+        raise NotImplementedError
 
     def notice(self, event: str, **fields: Value) -> None:
         """Keep it."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -19,7 +20,7 @@ from eddy_mesh.config import HostConfig, convert
 from eddy_mesh.errors import ConfigError, UsageError
 from eddy_mesh.runtime.child_end import End
 from eddy_mesh.runtime.children import Children
-from eddy_mesh.task import Answer
+from eddy_mesh.task import Answer, Context
 
 AGENTS: dict[str, object] = {"cook": {"type": "transformer", "cooking": "syslog"}}
 CHILD: dict[str, object] = {"agents": AGENTS}
@@ -121,7 +122,7 @@ async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 async def started(here: Here, **config: bool) -> Agent:
     agent = Agent(Config(**config))
-    await agent.start(here)
+    await agent.start(cast("Context", here))
     return agent
 
 

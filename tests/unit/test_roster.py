@@ -16,7 +16,7 @@ from eddy_mesh.runtime.host import Host
 from eddy_mesh.topology.applied import FILE, Applied
 
 KIND = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
-COOK = {"type": "transformer", "cooking": "syslog"}
+COOK: dict[str, object] = {"type": "transformer", "cooking": "syslog"}
 
 
 async def test_an_agent_that_comes_again_goes_on_counting(tmp_path: Path) -> None:
