@@ -115,12 +115,13 @@ class Agent:
 
     async def on_tick(self, now_ns: int) -> Result:  # noqa: ARG002
         """Take up, once after a start, what was settled last; now and then look whether the record is newer."""
-        if not self._resumed:
+        if not self._resumed:  # the agents of what was settled last have been started by the host process
             self._resumed = True
-            if self._applied is not None:
-                with suppress(ConfigError):  # told; what cannot be taken up must not keep the agent from starting
-                    await self._configure(self._applied)
-        if self._looks % LOOK_EVERY == 0 and self._config.accept and self._here.bus.connected:
+            if self._applied is not None and self._pending is None:
+                with suppress(ConfigError):
+                    await self._below.want(self._applied.children)
+        may_look = self._config.accept and self._pending is None and self._here.bus.connected
+        if self._looks % LOOK_EVERY == 0 and may_look:
             with suppress(BusError, WireError, ConfigError):
                 await self._follow_record()
         self._looks += 1
@@ -135,8 +136,10 @@ class Agent:
         held = record.decode(entry.value)
         part = held.placement.hosts.get(self._here.host)
         known = self._applied.revision if self._applied else 0
-        if held.state is not record.RecordState.APPLIED or part is None or held.revision <= known:
+        is_of_record = part is not None or known > 0  # one that was taken out while it was away ends what it ran
+        if held.state is not record.RecordState.APPLIED or not is_of_record or held.revision <= known:
             return
+        part = part or HostPlacement()
         children: Tables = {name: {"agents": _tables(held.placement.hosts[name])} for name in part.children}
         edges = {name: Serving(edge.generation, edge.producers) for name, edge in held.placement.edges.items()}
         await self._take(Applied(held.revision, _tables(part), children, edges))

@@ -118,6 +118,9 @@ class Place(NamedTuple):
     agent: str
 
 
+RECONNECT_S = 3.0
+
+
 class Mesh:
     """One backplane, as a tool sees it. Made by `connect`.
 
@@ -128,12 +131,14 @@ class Mesh:
 
     Attributes:
         ledger: accounts of all live events that this tool asked for: what arrived, what was lost and why.
+        is_sure: whether every host process could say, at the end of each tap, what it had sent.
     """
 
     def __init__(self, bus: Bus, backplane: str, owner: str = "tool") -> None:
         self.bus = bus
         self.backplane = backplane
         self.ledger = Ledger("tap", policy="drop")
+        self.is_sure = True
         self._owner = f"{owner}-{time_ns():x}"
 
     # --- live and stored events
@@ -227,7 +232,7 @@ class Mesh:
         try:
             yield batches
         finally:
-            await receiver.stop()
+            self.is_sure &= await receiver.stop(RECONNECT_S)
 
     async def query(self, statement: str, *, archive: str = "") -> AsyncGenerator[Event, None]:
         """Yield the stored events that a statement selects, or the rows of its aggregates.

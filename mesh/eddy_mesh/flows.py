@@ -25,13 +25,13 @@ from eddy_mesh.errors import BusError, EddyError, WireError
 from eddy_mesh.fields import type_of
 from eddy_mesh.selection import Plan, needed_fields, render
 from eddy_mesh.selection.plan import Item, Operand
-from eddy_mesh.wire_json import decode_object
 
 LEASE_S = 30.0
 """A subscription that is not renewed for so long is over."""
 RENEW_S = LEASE_S / 3
 ANSWER_IDLE_S = 0.4
 """Quiet after which no further host process is expected to answer: a busy one takes its time."""
+RETRY_S = 0.2
 DRAIN_S = 1.0
 """Longest wait of a stop for what has come to find room."""
 MAX_COUNT = 1 << 20
@@ -185,6 +185,20 @@ def _decoded(message: Message, told: FlowMessage) -> Batch:
     return batch
 
 
+def _told_position(answer: Message) -> tuple[str, Position] | None:
+    """Return the host process that answered about a flow, and where the flow stood there."""
+    try:
+        told = msgspec.json.decode(answer.data, type=_Standing)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return told.host, told.position
+
+
+class _Standing(msgspec.Struct):
+    host: str
+    position: tuple[int, int]
+
+
 Deliver = Callable[[Batch], Awaitable[None] | None]
 Position = tuple[int, int]
 """Epoch in which a host process began a flow, and how many events it has published there since."""
@@ -249,16 +263,22 @@ class FlowReceiver:
                 while any(self._missing(self._taken, host, fence) for host, fence in fences.items()):
                     self._advanced.clear()
                     await self._advanced.wait()
+        await self._end_renewal()
+        if self._subscription is not None:
+            await self._end(self._subscription)
+        self._lose_up_to(fences)
+        await self._give_back()
+
+    def _lose_up_to(self, fences: Mapping[str, Position]) -> None:
         for host, fence in fences.items():
             self._lose(self._missing(self._positions, host, fence))
-        await self.stop()
 
     def _missing(self, reached: Mapping[str, Position], host: str, fence: Position) -> int:
         epoch, position = reached.get(host, (fence[0], self._begin(fence[1])))
         return max(0, fence[1] - position) if epoch == fence[0] else 0
 
     def _begin(self, position: int) -> int:
-        """Where a flow begins here: that of an edge is nobody else's, others are joined anywhere."""
+        """Where a flow begins here, if its host did not say: that of an edge is nobody else's, others are joined."""
         return 0 if self.lease.of.edge else position
 
     def _lose(self, events: int) -> None:
@@ -266,21 +286,46 @@ class FlowReceiver:
             self._ledger.offered += events
             self._ledger.drop("gap", events)
 
-    async def stop(self) -> None:
-        """Deliver what has come, and give the lease back."""
+    async def stop(self, patience_s: float = 0.0) -> bool:
+        """Give the lease back, deliver what has come, and count what has not.
+
+        Args:
+            patience_s: how long to try again when host processes do not say what they sent, s: the connection may just
+                have been lost, and what was missed meanwhile can be told only when it is back.
+
+        Returns:
+            Whether all that was sent is accounted for.
+        """
+        await self._end_renewal()
+        until = asyncio.get_running_loop().time() + patience_s
+        fences = await self._give_back()
+        while not self.hosts <= fences.keys() and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(RETRY_S)
+            fences |= await self._give_back()
+        if self._subscription is not None:
+            await self._end(self._subscription)
+        self._lose_up_to(fences)
+        return self.hosts <= fences.keys()
+
+    async def _end_renewal(self) -> None:
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
-        if self._subscription is not None:
-            await self._end(self._subscription)
+
+    async def _give_back(self) -> dict[str, Position]:
+        """End the lease; return where each host process stood then. One that is away ends it by its time."""
         if not self._bus.connected:
-            return  # the lease runs out by itself
+            return {}
+        subject, data = subjects.control_all(self._backplane, UNSUBSCRIBE), msgspec.json.encode(self.lease)
         try:
             if self._leases is not None:
                 await self._leases.delete(self._key)
-            await self._bus.publish(subjects.control_all(self._backplane, UNSUBSCRIBE), msgspec.json.encode(self.lease))
+            answers = await self._bus.gather(
+                subject, data, timeout_s=ANSWER_IDLE_S, at_most=len(self.hosts) or None, idle_s=ANSWER_IDLE_S
+            )
         except BusError:
-            return  # the lease runs out by itself
+            return {}
+        return dict(filter(None, map(_told_position, answers)))
 
     async def _end(self, subscription: Subscription) -> None:
         if not self._bus.connected:
@@ -310,8 +355,10 @@ class FlowReceiver:
         for answer in await self._bus.gather(
             subject, data, timeout_s=timeout_s, at_most=expected, idle_s=ANSWER_IDLE_S
         ):
-            with contextlib.suppress(WireError):  # somebody else answers here; it does not publish the flow
-                self.hosts.add(str(decode_object(answer.data, "lease").get("host", "")))
+            told = _told_position(answer)
+            if told is not None:  # else somebody else answers here; it does not publish the flow
+                self.hosts.add(told[0])
+                self._positions.setdefault(*told)
 
     async def _renew(self) -> None:
         while True:

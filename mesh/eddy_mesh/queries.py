@@ -24,6 +24,8 @@ HEADER_BYTES = 4096
 """Room for headers: the server counts them to the payload, and ends a connection that sends more than it takes."""
 MAX_REASON_BYTES = 2048
 END, ERROR = "Eddy-End", "Eddy-Error"
+FLUSH: Answer = {}
+"""Given by an agent in place of a row: what it has answered so far is sent at once. Other rows gather to messages."""
 
 
 async def answer(bus: Bus, message: Message, task: Task, verb: str) -> None:
@@ -34,7 +36,7 @@ async def answer(bus: Bus, message: Message, task: Task, verb: str) -> None:
         request = decode_object(message.data, "query")
         async with aclosing(task.query(verb, request)) as rows:
             async for row in rows:
-                if page := pages.add(msgspec.json.encode(row)):
+                if page := pages.take() if row is FLUSH else pages.add(msgspec.json.encode(row)):
                     await bus.publish(message.reply, page)
         last, reason = pages.take(), pages.complaint
     except EddyError as error:
@@ -44,6 +46,44 @@ async def answer(bus: Bus, message: Message, task: Task, verb: str) -> None:
     end = {END: "error", ERROR: _header_text(reason)} if reason else {END: "ok"}
     with suppress(BusError):  # the server is away; whoever asked is told by its own time-out
         await bus.publish(message.reply, last, headers=end)
+
+
+class Progress:
+    """Rows of work that goes on, for whoever follows it; nobody has to."""
+
+    def __init__(self) -> None:
+        self.error = ""
+        self._is_over = False
+        self._rows: list[Answer] = []
+        self._changed = asyncio.Event()
+
+    def tell(self, row: Answer) -> None:
+        """Add a row."""
+        self._rows.append(row)
+        self._changed.set()
+
+    def end(self, error: str) -> None:
+        """Add no more; only the first call counts.
+
+        Args:
+            error: why the work is not done, or "".
+        """
+        if not self._is_over:
+            self._is_over, self.error = True, error
+            self._changed.set()
+
+    async def follow(self) -> AsyncGenerator[Answer, None]:
+        """Yield every row from the first, each as soon as it is there, to the end."""
+        told = 0
+        while True:
+            self._changed.clear()
+            while told < len(self._rows):
+                yield self._rows[told]
+                told += 1
+            if self._is_over and told == len(self._rows):
+                return
+            if told == len(self._rows):
+                await self._changed.wait()
 
 
 class _Pages:

@@ -112,12 +112,14 @@ async def test_topology_is_applied(server: EmbeddedServer, tmp_path: Path) -> No
     try:
         assert (await ready_line(process)).startswith("ready: ")
         subject = subjects.query("eddy", "backplane_manager", "one-machine/backplane-manager", "apply")
-        answers = [row async for row in queries.ask(bus, subject, {"topology": topology}, timeout_s=15.0)]
+        request = {"manifest": topology, "who": "test", "terms": {"observe_s": 1}}
+        answers = [row async for row in queries.ask(bus, subject, request, timeout_s=15.0)]
         inventory = subjects.query("eddy", "agent_manager", "one-machine/agent-manager", "inventory")
         rows = [row async for row in queries.ask(bus, inventory, {}, timeout_s=5.0)]
     finally:
         errors = await ended(process)
         await bus.close()
-    assert [answer["host"] for answer in answers] == ["one-machine"], errors
-    assert "error" not in answers[0]
+    assert {answer.get("host", "one-machine") for answer in answers} == {"one-machine"}, errors
+    assert not [answer for answer in answers if "error" in answer]
+    assert (answers[-1]["step"], answers[-1]["revision"]) == ("applied", 1)
     assert {row["agent"] for row in rows} == {*host["agents"], "agent-manager", "backplane-manager"}

@@ -109,7 +109,7 @@ async def test_a_source_that_is_held_back_reads_nothing_and_the_kernel_counts(la
     """With policy block a paused agent stops the source; what the kernel then drops is in the account, exactly."""
     await lab.server()
     port = lab.free_port()
-    cook = {"type": "transformer", "cooking": "syslog", "mailbox_events": 100}
+    cook = {"type": "transformer", "cooking": "syslog", "mailbox_events": 100, "emit": "always"}
     await lab.host("over", {"in-syslog": lab.syslog_source(port), "cook-syslog": cook})
     mesh = await lab.mesh()
     await mesh.control("over", "cook-syslog", "pause")

@@ -372,8 +372,8 @@ STANDING = st.one_of(
 )
 
 
-@settings(max_examples=200)
-@given(batch=batches(), statements=st.lists(STANDING, min_size=1, max_size=24))
+@settings(max_examples=100)
+@given(batch=batches(), statements=st.lists(STANDING, min_size=1, max_size=16))
 def test_index_selects_what_each_statement_selects_by_itself(batch: Batch, statements: list[str]) -> None:
     """Asking many statements at once gives for each the rows that it selects alone; those without rows are left out."""
     plans = [compile_statement(statement, now_ns=NOW_NS) for statement in statements]

@@ -68,6 +68,12 @@ def test_integers_of_every_width_are_found(dtype: str, data: st.DataObject) -> N
     check(column, terms_of(FieldType.INT, ranges))
 
 
+def test_a_value_below_the_first_cut_is_not_taken_for_one_at_the_end() -> None:
+    """Where the last cut is beyond what the column can hold, as of 255.255.255.255, small values do not wrap to it."""
+    ranges: list[list[Range]] = [[(0xFFFF_0A00_0001, 0xFFFF_0A00_0002), (0xFFFF_FFFF_FFFF, 0x1_0000_0000_0000)]]
+    check(Addresses(np.array([0, 0x0A000001, 0x0A000000, 0xFFFFFFFF], ">u4")), terms_of(FieldType.ADDRESS, ranges))
+
+
 @given(data=st.data(), wide=st.booleans())
 def test_addresses_of_both_widths_are_found(data: st.DataObject, wide: bool) -> None:
     """IPv4 addresses, alone or among those of 16 bytes, are found by address and by block."""

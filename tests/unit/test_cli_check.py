@@ -99,6 +99,25 @@ def test_a_topology_is_checked_as_one(tmp_path: Path) -> None:
     assert "did you mean normalizer?" in agent
 
 
+def test_edges_and_places_of_a_topology_are_checked(tmp_path: Path) -> None:
+    """A file whose agents say where they run is a topology too; ends of edges and settings of agents are looked at."""
+    path = tmp_path / "topology.toml"
+    agents = '[agents.in]\ntype = "normalizer"\nsource = "syslog"\nhost = "a"\n'
+    agents += '[agents.cook]\ntype = "transformer"\ncooking = "syslog"\nlabel = "site=x"\n'
+    edge = '[edges.lines]\nfrom = "in"\nto = "cook"\n'
+    path.write_text(agents)
+    assert check(path).stdout == f"{path}: ok, no hosts, 2 agents\n"
+    path.write_text(agents + edge)
+    assert check(path).stdout == f"{path}: ok, no hosts, 2 agents, 1 edge\n"
+    path.write_text(agents + edge.replace("cook", "cok"))
+    (mistake,) = mistakes_in_file(path)
+    assert mistake.startswith(f"{path}: edges.lines: to: ")
+    assert "did you mean cook?" in mistake
+    path.write_text(agents + 'config = { timezone = "Mars/Olympus" }\n')
+    (mistake,) = mistakes_in_file(path)
+    assert mistake.startswith(f"{path}: agents.cook.config: ")
+
+
 def test_files_that_can_not_be_read_or_are_no_toml(tmp_path: Path) -> None:
     """A missing file, wrong bytes and wrong syntax are one line each."""
     broken, latin = tmp_path / "broken.toml", tmp_path / "latin.toml"

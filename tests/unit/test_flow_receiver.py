@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from eddy_mesh import codec, flows, subjects
 from eddy_mesh.batch import Batch, Kind, Producer
+from eddy_mesh.bus import Message
 from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Constant
@@ -108,3 +110,21 @@ async def test_a_stop_waits_for_room_and_then_gives_up(bus: MemoryBus, monkeypat
     await producing.publish(5)
     await receiver.stop()
     assert taken == [4, 5]
+
+
+async def test_what_is_lost_at_the_end_is_counted(bus: MemoryBus) -> None:
+    """Who gives a lease back is told how much was sent, and counts what did not come."""
+
+    async def answer(message: Message) -> None:
+        told = {"host": "edge-1", "position": (7, 9 if message.subject.endswith(flows.UNSUBSCRIBE) else 0)}
+        await bus.publish(message.reply, msgspec.json.encode(told))
+
+    for verb in (flows.SUBSCRIBE, flows.UNSUBSCRIBE):
+        await bus.subscribe(subjects.control_all("eddy", verb), answer)
+    receiver = receiver_on(bus, [], ALL)
+    await receiver.start(0.05)
+    producing = Producing(bus, receiver)
+    await producing.publish(4)
+    await producing.publish(5, lost=True)
+    assert await receiver.stop()
+    assert receiver._ledger.dropped == {"gap": 5}

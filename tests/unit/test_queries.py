@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -25,7 +25,7 @@ class Answering:
 
     queries = frozenset({"rows"})
 
-    def __init__(self, rows: list[dict[str, object]], error: Exception | None = None) -> None:
+    def __init__(self, rows: Sequence[Answer], error: Exception | None = None) -> None:
         self._rows = rows
         self._error = error
 
@@ -137,3 +137,30 @@ async def test_any_reason_reaches_the_asker(text: str) -> None:
     assert "\n" not in got.error
     assert "\r" not in got.error
     assert max(got.sizes) <= LIMIT
+
+
+async def test_what_is_flushed_is_sent_at_once() -> None:
+    """Rows of work that goes on do not wait for a full message; the mark itself is no row, an empty row is one."""
+    got = await asked(Answering([row_of(0, 10), queries.FLUSH, row_of(1, 10), row_of(2, 10), queries.FLUSH]))
+    assert got.rows == [0, 1, 2]
+    assert len(got.sizes) == 3
+
+
+async def test_progress_is_followed_from_its_first_row() -> None:
+    """Also by who comes late, and by nobody."""
+    progress = queries.Progress()
+    progress.tell({"n": 0})
+    rows: list[object] = []
+
+    async def follow() -> None:
+        rows.extend([row["n"] async for row in progress.follow()])
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follow())
+        await asyncio.sleep(0)
+        progress.tell({"n": 1})
+        await asyncio.sleep(0)
+        progress.tell({"n": 2})
+        progress.end("why")
+    assert (rows, progress.error) == ([0, 1, 2], "why")
+    assert [row["n"] async for row in progress.follow()] == [0, 1, 2]

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from eddy_mesh.errors import UsageError, WireError
-from eddy_mesh.topology import record as records
+from eddy_mesh.topology import transitions
 from eddy_mesh.topology.changes import Changes, compare
 from eddy_mesh.topology.checks import read
 from eddy_mesh.topology.placement import HostThere, Placement, place
-from eddy_mesh.topology.record import Record, RecordState, Source
-from eddy_mesh.topology.steps import Step, steps
+from eddy_mesh.topology.record import Change, Record, RecordState, Source, decode, encode
+from eddy_mesh.topology.steps import hosts_to_prepare, parent_of, part_tables, retire_waves
 
 CHAIN = """
 [agents.in]
@@ -71,7 +71,8 @@ def test_nothing_would_change() -> None:
     after = placed(CHAIN, before)
     assert compare(before, after).lines() == ["nothing would change"]
     assert compare(before, after).is_nothing
-    assert steps(before, after) == ()
+    assert hosts_to_prepare(before, after) == ([], [])
+    assert retire_waves(before, after, {}) == ()
 
 
 def test_the_first_placement_starts_and_connects() -> None:
@@ -173,86 +174,55 @@ def test_changes_are_json() -> None:
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
-def told(before: Placement | None, after: Placement) -> list[tuple[str, int, str]]:
-    """Return phase, wave and host of each step."""
-    return [(step.phase, step.wave, step.host) for step in steps(before, after)]
-
-
-def test_consumers_are_told_before_their_producers() -> None:
-    """What a producer makes first is asked for already."""
-    assert [step for step in told(None, placed(CHAIN)) if step[0] == "prepare"] == [
-        ("prepare", 0, "c"),
-        ("prepare", 1, "b"),
-        ("prepare", 2, "a"),
+def ends(before: Placement, after: Placement) -> list[list[tuple[str, tuple[str, ...], tuple[str, ...]]]]:
+    """Return agent, its edges that end, and where they begin, wave by wave."""
+    return [
+        [(ending.agent, ending.edges, ending.sources) for ending in wave] for wave in retire_waves(before, after, {})
     ]
 
 
-def test_only_hosts_that_change_are_told() -> None:
-    """A move of the archive concerns its two hosts; producers of a durable edge keep theirs but for its generation."""
+def test_only_hosts_that_change_are_prepared() -> None:
+    """A move concerns its two hosts, and those where a table tells of its edges."""
     before = placed(CHAIN)
-    after = placed(CHAIN.replace(FIND, FIND + "mailbox_events = 7\n"), before)
-    assert told(before, after) == [("prepare", 0, "b")]
+    assert hosts_to_prepare(Placement(), before) == (["a", "b", "c"], [])
+    assert hosts_to_prepare(before, placed(CHAIN.replace(FIND, FIND + "mailbox_events = 7\n"), before)) == (["b"], [])
+    assert hosts_to_prepare(before, placed(moved("find", "d"), before)) == (["a", "b", "c", "d"], [])
+    assert hosts_to_prepare(before, placed('tags = ["site"]\n' + CHAIN, before)) == (["a", "b", "c", "d"], [])
 
 
-def test_a_move_keeps_the_old_one_until_the_new_one_runs() -> None:
-    """In between both run, and who takes from them takes from both, so that what the old one still makes arrives."""
+def test_a_process_of_its_own_begins_empty_below_its_parent() -> None:
+    """Its agents come by prepare, as at any other host process, so that its sources are held back too."""
+    before = placed(CHAIN)
+    after = placed(CHAIN.replace(KEEP, KEEP + 'process = "own"\n'), before)
+    assert hosts_to_prepare(before, after) == (["a", "b", "c"], ["c.keep"])
+    assert part_tables(after, "c") == {"agents": {}, "children": {"c.keep": {"agents": {}}}, "tags": []}
+    assert parent_of(after, before, "c.keep") == "c"
+
+
+def test_old_ends_end_from_sources_to_sinks() -> None:
+    """Only ends of edges that change; each live one with the host processes that know its fences."""
     before = placed(CHAIN)
     after = placed(moved("find", "d"), before)
-    taken = steps(before, after)
-    phases = [(step.phase, step.wave, step.host, tuple(step.agents), step.keep) for step in taken]
-    assert phases == [
-        ("prepare", 0, "c", ("keep",), ()),
-        ("prepare", 1, "d", ("find",), ()),
-        ("prepare", 2, "a", ("cook", "in"), ()),
-        ("retire", 0, "b", (), ()),
-        ("retire", 1, "c", ("keep",), ()),
-    ]
-    (kept,) = taken[0].agents["keep"].in_edges
-    assert (kept.generation, kept.producers) == (2, ("a/cook", "b/find", "d/find"))
-    assert taken[-1].agents["keep"] == after.hosts["c"].agents["keep"]
+    assert ends(before, after) == [[("cook", (), ())], [("find", ("logins",), ("a",))], [("keep", (), ())]]
+    live = placed(CHAIN.replace('delivery = "durable"\n', ""))
+    moving = placed(CHAIN.replace('delivery = "durable"\n', "").replace('host = "c"', 'host = "d"'), live)
+    assert ends(live, moving) == [[("cook", (), ())], [("find", (), ())], [("keep", ("kept",), ("a", "b"))]]
+    assert ends(before, placed(CHAIN, before)) == []
 
 
-def test_an_edge_stays_until_its_last_producer_has_ended() -> None:
-    """An agent that goes together with its edge has its last events taken."""
-    text = CHAIN.replace('["cook", "find"]', '"cook"') + '[edges.findings]\nfrom = "find"\nto = "keep"\n'
-    before = placed(text)
-    without = text.replace('[agents.find]\ntype = "analysis"\ndetector = "brute_force"\nhost = "b"\n', "")
-    without = without.replace('[edges.logins]\nfrom = "cook"\nto = "find"\n', "")
-    after = placed(without.replace('[edges.findings]\nfrom = "find"\nto = "keep"\n', ""), before)
-    taken = steps(before, after)
-    assert [(step.phase, step.host) for step in taken] == [("retire", "b"), ("retire", "c")]
-    assert [edge.name for edge in before.hosts["c"].agents["keep"].in_edges] == ["findings", "kept"]
-    assert [edge.name for edge in taken[-1].agents["keep"].in_edges] == ["kept"]
+def test_agents_in_a_cycle_end_by_name() -> None:
+    """What is fed by the cycle ends after all of it, whatever its name."""
+    text = CHAIN.replace("[agents.keep]", '[agents.again]\ntype = "anonymizer"\nhost = "a"\n[agents.keep]')
+    text += '[edges.round]\nfrom = "again"\nto = "cook"\nstatement = "SELECT * WHERE level <= error"\n'
+    text += '[edges.back]\nfrom = "cook"\nto = "again"\nstatement = "SELECT * WHERE level <= error"\n'
+    waves = [[agent for agent, _, _ in wave] for wave in ends(placed(text), Placement(revision=2))]
+    assert waves == [["in"], ["again"], ["cook"], ["find"], ["keep"]]
 
 
-def test_a_durable_edge_that_ends_is_emptied_first() -> None:
-    """Its consumer has it until retire: by then nobody writes into the stream any more."""
-    before = placed(CHAIN)
-    after = placed(CHAIN.replace('delivery = "durable"\n', ""), before)
-    (first, *_, last) = steps(before, after)
-    assert isinstance(first, Step)
-    shown = [(edge.name, edge.delivery, edge.generation) for edge in first.agents["keep"].in_edges]
-    assert shown == [("kept", "live", 2), ("kept", "durable", 1)]
-    assert (last.phase, [edge.delivery for edge in last.agents["keep"].in_edges]) == ("retire", ["live"])
-
-
-def test_processes_of_agents_begin_first_and_end_last() -> None:
-    """A parent starts the process before it is told anything, and ends it when its agent was drained."""
-    own = CHAIN.replace(KEEP, KEEP + 'process = "own"\n')
-    before = placed(CHAIN)
-    after = placed(own, before)
-    (first, *_) = steps(before, after)
-    assert (first.phase, first.wave, first.host, first.children) == ("prepare", 0, "c", ("c.keep",))
-    back = steps(after, placed(CHAIN, after))
-    assert [(step.host, step.children) for step in back if step.phase == "retire"][-1] == ("c", ())
-    assert max(step.wave for step in back if step.host == "c.keep") < back[-1].wave
-
-
-def test_new_tags_are_told_to_every_host() -> None:
-    """Which tags events may carry is known wherever they come in."""
-    before = placed(CHAIN)
-    after = placed('tags = ["site"]\n' + CHAIN, before)
-    assert [(step.host, step.tags) for step in steps(before, after)] == [(host, ("site",)) for host in "abcd"]
+def test_agents_that_no_placement_names_end_first() -> None:
+    """They run from a configuration file, and feed no edge."""
+    first, *_ = retire_waves(Placement(), placed(CHAIN), {"a": ("old", "older")})
+    assert [(ending.host, ending.agent) for ending in first] == [("a", "old"), ("a", "older")]
 
 
 # --- record ----------------------------------------------------------------------------------------------------------
@@ -264,14 +234,15 @@ FIRST, SECOND = placed(CHAIN), placed(moved("find", "d"), placed(CHAIN))
 def begun(current: Record | None = None, placement: Placement = FIRST, now_ns: int = 0) -> Record:
     """Return a change that begins."""
     source = Source(text=f"revision {placement.revision}")
-    return records.begin(current, placement, source, who="ada", why="", manager="hub/m", now_ns=now_ns)
+    change = Change(placement=placement, source=source)
+    return transitions.begin(current, change, who="ada", why="", manager="hub/m", now_ns=now_ns)
 
 
 def test_a_change_is_applied() -> None:
     """From applying to applied; then the next can begin, and knows what ran before."""
     first = begun()
     assert (first.state, first.revision) == (RecordState.APPLYING, 1)
-    done = records.finish(first, manager="hub/m", now_ns=3 * S)
+    done = transitions.finish(first, manager="hub/m", now_ns=3 * S)
     assert (done.state, done.claim, done.settled_ns) == (RecordState.APPLIED, None, 3 * S)
     second = begun(done, SECOND)
     assert (second.before, second.source_before.text) == (FIRST, "revision 1")
@@ -279,8 +250,8 @@ def test_a_change_is_applied() -> None:
 
 def test_an_unhealthy_change_goes_back_as_a_new_revision() -> None:
     """The placement before, with new generations where an edge changed, the manifest of it, and the reason."""
-    done = records.finish(begun(), manager="hub/m", now_ns=S)
-    back = records.roll_back(begun(done, SECOND), "b/find failed", manager="hub/m", now_ns=2 * S)
+    done = transitions.finish(begun(), manager="hub/m", now_ns=S)
+    back = transitions.roll_back(begun(done, SECOND), "b/find failed", manager="hub/m", now_ns=2 * S)
     assert (back.state, back.revision, back.placement.revision) == (RecordState.ROLLING_BACK, 3, 3)
     assert back.why == "revision 2 rolled back: b/find failed"
     assert back.source.text == "revision 1"
@@ -289,39 +260,51 @@ def test_an_unhealthy_change_goes_back_as_a_new_revision() -> None:
         "lines": 1,
         "logins": 3,
     }
-    assert records.finish(back, manager="hub/m", now_ns=4 * S).state is RecordState.APPLIED
+    assert transitions.finish(back, manager="hub/m", now_ns=4 * S).state is RecordState.APPLIED
     with pytest.raises(UsageError, match="can not be unhealthy now"):
-        records.roll_back(back, "again", manager="hub/m", now_ns=3 * S)
+        transitions.roll_back(back, "again", manager="hub/m", now_ns=3 * S)
 
 
 def test_two_changes_at_once_are_one_too_many() -> None:
     """The other is told by whom and which revision; so is one that was planned on an older record."""
     with pytest.raises(UsageError, match="revision 1 of ada is applying, carried out by hub/m"):
         begun(begun(), SECOND)
-    done = records.finish(begun(), manager="hub/m", now_ns=S)
+    done = transitions.finish(begun(), manager="hub/m", now_ns=S)
     with pytest.raises(UsageError, match="revision 1 comes too late: revision 1 is of record"):
         begun(done, FIRST)
 
 
+def test_a_change_that_could_not_be_prepared_leaves_what_was() -> None:
+    """Under a number of its own, with every generation as it was: nothing of it was activated."""
+    done = transitions.finish(begun(), manager="hub/m", now_ns=S)
+    refused = transitions.refuse(begun(done, SECOND), "d is not there", manager="hub/m", now_ns=2 * S)
+    assert (refused.state, refused.revision, refused.claim) == (RecordState.APPLIED, 3, None)
+    assert refused.placement == msgspec.structs.replace(FIRST, revision=3)
+    assert (refused.why, refused.source.text) == ("revision 2 refused: d is not there", "revision 1")
+
+
 def test_a_claim_that_ended_is_taken_over() -> None:
     """Not before: its manager renews it as long as it lives. The old one is then refused."""
-    change = records.renew(begun(), manager="hub/m", now_ns=2 * S)
-    assert not records.needs_taking_over(change, 6 * S)
+    change = transitions.renewed(begun(), transitions.renew(begun(), manager="hub/m", now_ns=2 * S))
+    assert not transitions.needs_taking_over(change, "b/m", 6 * S)
+    assert transitions.needs_taking_over(change, "hub/m", 6 * S), "its claim is from before it started again"
     with pytest.raises(UsageError, match=r"until its claim ends in 1\.0 s"):
-        records.take_over(change, manager="b/m", now_ns=6 * S)
-    assert records.needs_taking_over(change, 7 * S)
-    taken = records.take_over(change, manager="b/m", now_ns=7 * S)
+        transitions.take_over(change, manager="b/m", now_ns=6 * S)
+    assert transitions.needs_taking_over(change, "b/m", 7 * S)
+    taken = transitions.take_over(change, manager="b/m", now_ns=7 * S)
+    late = transitions.renew(begun(), manager="hub/m", now_ns=9 * S)
+    assert transitions.renewed(taken, late) == taken, "a renewal of whoever had it before does not count"
     with pytest.raises(UsageError, match="carried out by b/m, not by hub/m"):
-        records.finish(taken, manager="hub/m", now_ns=8 * S)
-    assert records.finish(taken, manager="b/m", now_ns=8 * S).state is RecordState.APPLIED
+        transitions.finish(taken, manager="hub/m", now_ns=8 * S)
+    assert transitions.finish(taken, manager="b/m", now_ns=8 * S).state is RecordState.APPLIED
 
 
 def test_a_record_survives_its_encoding() -> None:
     """And bytes that are none are refused."""
-    change = begun(records.finish(begun(), manager="hub/m", now_ns=S), SECOND)
-    assert records.decode(records.encode(change)) == change
+    change = begun(transitions.finish(begun(), manager="hub/m", now_ns=S), SECOND)
+    assert decode(encode(change)) == change
     with pytest.raises(WireError, match="not a record of a topology"):
-        records.decode(b'{"backplane": "eddy", "hosts": {}}')
+        decode(b'{"backplane": "eddy", "hosts": {}}')
 
 
 def test_a_record_of_many_hosts_fits_under_one_key() -> None:
@@ -332,17 +315,10 @@ def test_a_record_of_many_hosts_fits_under_one_key() -> None:
     text += '[edges.a]\nfrom = "in"\nto = "cook"\n[edges.b]\nfrom = "cook"\nto = "keep"\ndelivery = "durable"\n'
     there = [HostThere(name=f"host-{number}.example.net", labels={"x": "y"}) for number in range(500)]
     first = place(read(text, "t"), there)
-    applied = records.finish(begun(None, first), manager="hub/m", now_ns=S)
+    applied = transitions.finish(begun(None, first), manager="hub/m", now_ns=S)
     change = begun(applied, place(read(text, "t"), there, first))
-    data = records.encode(change)
+    data = encode(change)
     assert len(msgspec.json.encode(change)) > 1024 * 1024 > 4 * len(data)
-    assert records.decode(data) == change
+    assert decode(data) == change
     with pytest.raises(WireError, match="not a record of a topology"):
-        records.decode(data[: len(data) // 2])
-
-
-def test_hosts_with_labels_are_told_by_their_names() -> None:
-    """A host that is there and was not declared gets its steps like any other."""
-    text = '[agents.keep]\ntype = "archive"\nlabel = "disk=large"\n'
-    after = place(read(text, "t"), [HostThere(name="x", labels={"disk": "large"})])
-    assert told(None, after) == [("prepare", 0, "x"), ("retire", 0, "x")]
+        decode(data[: len(data) // 2])

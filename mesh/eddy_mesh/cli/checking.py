@@ -12,12 +12,17 @@ import msgspec
 import rich_click as click
 
 from eddy_mesh.config import AgentConfig, HostConfig, NatsConfig, mistakes_in, parse_toml
-from eddy_mesh.discovery import PARTS, Blueprint, blueprint, type_module
+from eddy_mesh.discovery import PARTS, Blueprint, blueprint
 from eddy_mesh.errors import ConfigError
 from eddy_mesh.nats_servers import parse_servers
+from eddy_mesh.topology.checks import mistakes_in_manifest
+from eddy_mesh.topology.edge_checks import fed_blueprint
+from eddy_mesh.topology.manifest import Manifest, config_of, wanted
 
-TOPOLOGY_KEEPER = "backplane_manager"
-"""The agent type whose module says what a topology file is."""
+OF_TOPOLOGY = frozenset({"hosts", "edges", "retention"})
+"""Tables that only a topology has."""
+PLACES = frozenset({"host", "label", "each", "count", "partition", "process"})
+"""Keys that an agent has in a topology only."""
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -29,8 +34,8 @@ def check(configs: tuple[Path, ...]) -> None:
     """Name every mistake in configuration files.
 
     Each line has the file, the key, what is wrong, and the nearest right name. Statements and the settings of sources,
-    cookings and detectors are looked at too, and the files that these name. A file with the table hosts is a topology.
-    Nothing is started, no server is asked.
+    cookings and detectors are looked at too, and the files that these name. A file with the table hosts or edges, or
+    whose agents say where they run, is a topology. Nothing is started, no server is asked.
     """
     mistakes: list[str] = []
     for config in configs:
@@ -44,11 +49,20 @@ def check(configs: tuple[Path, ...]) -> None:
 
 def _contents(table: Mapping[str, object]) -> str:
     """Return how much a file declares."""
+    agents = len(_tables(table.get("agents")))
+    if not _is_topology(table):
+        return _counted(agents, "agent")
     hosts = _tables(table.get("hosts"))
-    if "hosts" not in table:
-        return _counted(len(_tables(table.get("agents"))), "agent")
-    agents = sum(len(_tables(host.get("agents"))) for host in hosts.values())
-    return f"{_counted(len(hosts), 'host')}, {_counted(agents, 'agent')}"
+    agents += sum(len(_tables(host.get("agents"))) for host in hosts.values())
+    edges = len(_tables(table.get("edges")))
+    told = [_counted(len(hosts), "host"), _counted(agents, "agent"), *([_counted(edges, "edge")] if edges else [])]
+    return ", ".join(told)
+
+
+def _is_topology(table: Mapping[str, object]) -> bool:
+    return bool(OF_TOPOLOGY & table.keys()) or any(
+        PLACES & agent.keys() for agent in _tables(table.get("agents")).values()
+    )
 
 
 def _counted(count: int, what: str) -> str:
@@ -64,7 +78,7 @@ def mistakes_in_file(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return [f"{path}: can not be read: {reason}"]
-    if "hosts" in table:
+    if _is_topology(table):
         return _topology_mistakes(table, str(path))
     mistakes = mistakes_in(table, HostConfig, str(path)) + _server_mistakes(table.get("nats"), str(path))
     for name, agent in _tables(table.get("agents")).items():
@@ -73,12 +87,13 @@ def mistakes_in_file(path: Path) -> list[str]:
 
 
 def _topology_mistakes(table: Mapping[str, object], file: str) -> list[str]:
-    """Return what is wrong with a topology: its form, and each agent of each of its hosts."""
-    topology: type[msgspec.Struct] = type_module(TOPOLOGY_KEEPER).Topology
-    mistakes = mistakes_in(table, topology, file)
-    for host, part in _tables(table.get("hosts")).items():
-        for name, agent in _tables(part.get("agents")).items():
-            mistakes += _agent_mistakes(agent, f"{file}: hosts.{host}.agents.{name}")
+    """Return what is wrong with a topology, and where nothing is, what its agents find wrong with their settings."""
+    mistakes = mistakes_in_manifest(table, file)
+    if mistakes:
+        return mistakes
+    for agent in wanted(msgspec.convert(table, Manifest)):
+        place = f"{file}: {agent.table}"
+        mistakes += _building_mistakes(fed_blueprint(config_of(agent.entry), place), place)
     return mistakes
 
 

@@ -99,6 +99,8 @@ async def follow(
         idle.cancel()
         lost = lost_on_the_way(mesh)
         loss = f"{lost:,} events were lost on the way here" if lost else "none lost on the way here"
+        if not mesh.is_sure:
+            loss += " as far as is known: not every host process could say what it sent"
         tell(f"{shown:,} event{'' if shown == 1 else 's'} in {duration_text((monotonic() - began) * 1e9)}, {loss}")
     writer.flush()
 

@@ -26,6 +26,16 @@ COMMANDS = {
     "control": Entry("eddy_mesh.cli.control:control", "Give an agent or a host process a command."),
     "audit": Entry("eddy_mesh.cli.accounts:audit", "Show whether every edge accounts for every event."),
     "subscriptions": Entry("eddy_mesh.cli.accounts:subscriptions", "Show who asks for which events."),
+    "plan": Entry(
+        "eddy_mesh.cli.changing:plan",
+        "Show what applying a topology would do: start, stop, move, rewire, reconfigure, and what it costs.",
+    ),
+    "apply": Entry("eddy_mesh.cli.changing:apply", "Make a backplane run what a topology says, while events flow."),
+    "rollback": Entry("eddy_mesh.cli.changing:rollback", "Go back to an earlier revision of the topology."),
+    "topology": Entry(
+        "eddy_mesh.cli.topology:topology",
+        "Show the topology of record: hosts, agents and edges, who applied it, when and why.",
+    ),
     "emit": Entry("eddy_mesh.cli.emitting:emit", "Put lines or JSON objects into the mesh."),
     "cook": Entry("eddy_mesh.cli.cook:cook_command", "Turn files of raw payloads into events, without a server."),
 }

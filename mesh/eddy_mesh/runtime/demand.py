@@ -29,6 +29,7 @@ from eddy_mesh.selection.keys import Rows
 
 Served: TypeAlias = Callable[[str, str], int]
 MAX_FLOWS = 2048
+MAX_ENDED = 64
 MAX_STATEMENT = 65_536
 MAX_NAME = 256
 """Bounds of what others can make this host process hold and tell in its heartbeat: flows, and characters."""
@@ -141,26 +142,27 @@ class Demand:
         self._bus = bus
         self._backplane = backplane
         self._host = host
+        self._ended: dict[str, Flow] = {}
         self.is_watched = False
         self._listed: tuple[Flow, ...] = ()
         self._index: Index | None = None
         self.version = 0
         self._offers: defaultdict[Table, list[int]] = defaultdict(lambda: [0, 0])
 
-    def subscribe(self, data: bytes, now_ns: int) -> bool:
+    def subscribe(self, data: bytes, now_ns: int) -> Flow | None:
         """Take or renew a lease.
 
         Returns:
-            Whether this host publishes for it; False for a lease of its own, or on agents of other hosts.
+            The flow that this host publishes for it; None for a lease of its own, or on agents of other hosts.
 
         Raises:
             UsageError: not a lease, or its statement can not be compiled.
         """
         lease = _lease(data)
         if lease.owner.startswith(f"{self._host}/"):
-            return False
+            return None
         if lease.of.agents and not any(agent.startswith(f"{self._host}/") for agent in lease.of.agents):
-            return False
+            return None
         flow = self.flows.get(lease.id)
         if flow is None:
             if len(self.flows) >= MAX_FLOWS:
@@ -173,10 +175,10 @@ class Demand:
             raise UsageError(f"flow {lease.id} is of another statement: use an id of your own, or that statement")
         flow.gaps[lease.owner] = lease.gap
         flow.owners[lease.owner] = now_ns + int(min(max(lease.lease_s, 0.0), MAX_LEASE_S) * 1e9)
-        return True
+        return flow
 
-    def unsubscribe(self, data: bytes) -> None:
-        """End a lease. One that is not held is no error.
+    def unsubscribe(self, data: bytes) -> Flow | None:
+        """End a lease and return its flow, also when it is asked again; None for one that was never held.
 
         Raises:
             UsageError: not a lease.
@@ -187,16 +189,22 @@ class Demand:
             flow.owners.pop(lease.owner, None)
             flow.gaps.pop(lease.owner, None)
             if not flow.owners:
-                del self.flows[lease.id]
-                self._changed()
+                self._end(flow)
+        return flow or self._ended.get(lease.id)
+
+    def _end(self, flow: Flow) -> None:
+        del self.flows[flow.id]
+        self._ended[flow.id] = flow  # who gave it back may ask again where it ended
+        while len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
+        self._changed()
 
     def expire(self, now_ns: int) -> None:
         """End the leases that nobody renewed."""
         for flow in list(self.flows.values()):
             flow.owners = {owner: until for owner, until in flow.owners.items() if until > now_ns}
             if not flow.owners:
-                del self.flows[flow.id]
-                self._changed()
+                self._end(flow)
 
     async def read_leases(self, now_ns: int) -> None:
         """Take the leases that are on record: at the start and after a lost connection."""

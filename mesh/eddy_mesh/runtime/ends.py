@@ -209,7 +209,7 @@ class DurableEnd:
         spec, cell, around = self.spec, self._cell, self._around
         edge = durable_edge(around.backplane, spec.name, spec.partition, spec.retention)
         while not self._finishing:
-            intake = Intake(self._deliver, self._handled, cell.notice, self._settle, known=self._known())
+            intake = Intake(self._deliver, self._handled, cell.notice, self._settle, known=self._known)
             folder = around.state_of(cell.name) / "received"
             self._receiver = DurableReceiver(around.bus, edge, share_of(spec), folder, intake, self._edge.ledger)
             try:
@@ -239,11 +239,16 @@ class DurableEnd:
             raise BusError(f"agent {self._cell.name} gave up events of edge {self.spec.name}; they are delivered again")
 
     async def _settle(self) -> None:
+        # The stream must not forget what the agent was given before what it made of that is in the streams behind it.
+        await self._cell.settled()
         if isinstance(self._cell.agent, Task):
             await self._cell.agent.settle()
 
-    def _known(self) -> Known | None:
-        return getattr(self._cell.agent, "known", None)
+    async def _known(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        while self._cell.state_now is State.STARTING:  # noqa: ASYNC110  # a store opens, with what a crash left in it
+            await asyncio.sleep(RETRY_S)
+        known: Known | None = getattr(self._cell.agent, "known", None)
+        return np.zeros(batch.count, np.bool_) if known is None else await known(batch)
 
     async def finish(self, fences: Fences) -> None:  # noqa: ARG002  # the stream is the fence
         """Have what was taken handled and acknowledged; the rest is for whoever consumes next."""

@@ -32,10 +32,6 @@ class Table:
             self._served[edge, producer] = known
         return known
 
-    def newest(self, edge: str) -> int:
-        """Return the newest generation of an edge, 0 where it is not known."""
-        return self.edges[edge][0].generation if edge in self.edges else 0
-
     def enter(self) -> None:
         """A batch begins its way by this table."""
         self._users += 1
@@ -57,6 +53,12 @@ class Generations:
 
     def __init__(self) -> None:
         self.now = Table({})
+        self._current: Mapping[str, Serving] = {}
+
+    def is_over(self, edge: str, generation: int) -> bool:
+        """Whether a generation of an edge was superseded, or the edge is there no more."""
+        current = self._current.get(edge)
+        return current is None or generation < current.generation
 
     @contextmanager
     def routing(self) -> Iterator[Table]:
@@ -77,6 +79,7 @@ class Generations:
                 Those that are about to go serve what they served until `settle`.
         """
         before = self.now
+        self._current = dict(edges)
         held: dict[str, tuple[Serving, ...]] = {name: (serving,) for name, serving in edges.items()}
         for name, known in before.edges.items():
             newest = held.get(name, ())

@@ -17,6 +17,7 @@ from eddy_mesh import flows, queries, select_back, subjects
 from eddy_mesh.bus import Bus, Message, Subscription
 from eddy_mesh.commands import Command
 from eddy_mesh.errors import BusError, EddyError, UsageError
+from eddy_mesh.runtime.demand import Flow
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.services import Endpoint, Service
 from eddy_mesh.task import Task
@@ -128,8 +129,7 @@ class Lanes:
         if verb == flows.SUBSCRIBE:
             return self._subscribe(self._host.backplane, data)
         if verb == flows.UNSUBSCRIBE:
-            self._host.demands[self._host.backplane].unsubscribe(data)
-            return {"host": self._host.host}
+            return self._answer_of(self._host.demands[self._host.backplane].unsubscribe(data))
         if verb in {Command.DRAIN, Command.STOP}:
             self._ended.set()
             return {"host": self._host.host, "state": "draining"}
@@ -138,8 +138,11 @@ class Lanes:
         raise UsageError(f"{verb!r} is not a command for a host process: use ping, info, stats, drain or stop")
 
     def _subscribe(self, backplane: str, data: bytes) -> Mapping[str, object] | None:
-        taken = self._host.demands[backplane].subscribe(data, self._host.now_ns())
-        return {"host": self._host.host} if taken else None
+        return self._answer_of(self._host.demands[backplane].subscribe(data, self._host.now_ns()))
+
+    def _answer_of(self, flow: Flow | None) -> Mapping[str, object] | None:
+        """Return where a flow stands: there begins what is sent to who asked for it, or ends for who gave it back."""
+        return None if flow is None else {"host": self._host.host, "position": (flow.epoch, flow.position)}
 
     # --- status
 
@@ -223,10 +226,10 @@ class Lanes:
         """Take leases, and nothing else, on the backplane that an anonymizer publishes to."""
 
         async def receive(message: Message) -> None:
-            answer: Mapping[str, object] | None = {"host": self._host.host}
+            answer: Mapping[str, object] | None
             try:
                 if message.subject.endswith(f".{flows.UNSUBSCRIBE}"):
-                    self._host.demands[recipient].unsubscribe(message.data)
+                    answer = self._answer_of(self._host.demands[recipient].unsubscribe(message.data))
                 else:
                     answer = self._subscribe(recipient, message.data)
             except EddyError as error:

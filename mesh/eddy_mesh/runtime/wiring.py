@@ -180,7 +180,7 @@ def fences(demands: Iterable[Demand], generations: Generations, edges: Iterable[
         for flow in demand.flows.values()
         if flow.of.edge is not None
         and flow.of.edge.name in wanted
-        and flow.of.edge.generation < generations.now.newest(flow.of.edge.name)
+        and generations.is_over(flow.of.edge.name, flow.of.edge.generation)
     }
 
 

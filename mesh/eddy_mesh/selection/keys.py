@@ -169,7 +169,7 @@ class _Table:
         self._unsigned = np.dtype(f"u{dtype.itemsize}")
         self._base = max(reached[0], limits.min) if reached else limits.max
         top = reached[-1] if len(reached) == len(cuts) else limits.max
-        span = max(int(top) - int(self._base), 0)
+        span = self._span = max(int(top) - int(self._base), 0)
         self._shift = max(span.bit_length() - _BITS, 0)
         self._outside = (span >> self._shift) + 1
         self._cuts = np.array([max(cut - int(self._base), 0) for cut in reached], np.uint64)
@@ -185,7 +185,10 @@ class _Table:
         """Return the code of each value."""
         # Modulo 2^n: a value below the base becomes larger than any that is not.
         above = values.view(self._unsigned) - np.array(int(self._base) % (1 << 8 * values.itemsize), self._unsigned)
-        places = above >> self._unsigned.type(self._shift) if self._shift else above
+        places = above
+        if self._shift:
+            places = above >> self._unsigned.type(self._shift)
+            places[above > self._span] = self._outside  # the last place has room for some that are below the base
         if self._outside <= np.iinfo(self._unsigned).max:
             places = np.minimum(places, self._unsigned.type(self._outside))
         codes: _Codes = self._table.take(places)

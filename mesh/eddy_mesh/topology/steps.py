@@ -1,204 +1,143 @@
-"""Steps: in which order host processes are told of a new placement, so that no event is lost or doubled on the way.
+"""Steps: which host processes are told of a new placement, what each is to run, and in which order old edges end.
 
-What may live here: the two phases and their order. In *prepare* nothing ends: consumers are told before their
-producers, so that what a new producer makes is asked for. In *retire* what is gone ends: producers before their
-consumers, so that what they still make is taken. Every step tells a host all it is to run, and can be repeated.
+What may live here: what follows from the two placements alone. Host processes keep the old and the new ends of edges
+side by side, so only the end of the old ones has an order: from sources to sinks along the old graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import msgspec
 
-from eddy_mesh.config import AgentConfig, InEdge
+from eddy_mesh.config import Serving
 from eddy_mesh.topology.placement import HostPlacement, Placement
+from eddy_mesh.topology.wiring import PlacedEdge
 
-Phase = Literal["prepare", "retire"]
 
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What one host process is told.
+class Retiring(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent whose old edges end, or which goes away.
 
     Attributes:
-        phase: in ``prepare`` agents that are not named go on, in ``retire`` they are drained and stopped.
-        wave: steps of one phase and wave may be taken at the same time; a wave begins when the one before is done.
         host: name of the host process.
-        agents: tables of everything that it is to run now, by name.
-        keep: those of them that a later step of ``retire`` ends.
-        children: host processes that its agent-manager is to have running.
-        tags: names of the tags that events may carry.
+        agent: its name.
+        edges: live edges of an older generation that end at it.
+        sources: host processes where these edges begin; they know the fences.
     """
 
-    phase: Phase
-    wave: int
     host: str
-    agents: dict[str, AgentConfig] = {}
-    keep: tuple[str, ...] = ()
-    children: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
+    agent: str
+    edges: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
-def steps(before: Placement | None, after: Placement) -> tuple[Step, ...]:
-    """Return what to tell which host process, in order. A host for which nothing changes is told nothing.
+def part_of(placement: Placement, host: str) -> HostPlacement:
+    """Return what a host process runs; nothing where the placement does not name it."""
+    return placement.hosts.get(host, HostPlacement())
 
-    Args:
-        before: placement of record, None where there is none yet.
-        after: placement to come.
+
+def hosts_of(before: Placement, after: Placement) -> list[str]:
+    """Return the host processes of both placements, sorted."""
+    return sorted({*before.hosts, *after.hosts})
+
+
+def hosts_to_prepare(before: Placement, after: Placement) -> tuple[list[str], list[str]]:
+    """Return the host processes whose part changes: those that somebody starts, and the children that they start."""
+    changed = [
+        host
+        for host in hosts_of(before, after)
+        if part_of(before, host) != part_of(after, host) or before.tags != after.tags
+    ]
+    children = [host for host in changed if parent_of(before, after, host)]
+    return [host for host in changed if host not in children], children
+
+
+def parent_of(before: Placement, after: Placement, host: str) -> str:
+    """Return the host process whose agent-manager starts and ends this one, or ""."""
+    return part_of(after, host).parent or part_of(before, host).parent
+
+
+def part_tables(placement: Placement, host: str) -> dict[str, object]:
+    """Return what a host process is told to run: ``agents``, ``children`` and ``tags``, as JSON has them.
+
+    A child begins empty: it is told its agents like any other host process, so that its sources are held back too.
     """
-    before = before or Placement(backplane=after.backplane)
-    old, new = before.agents(), after.agents()
-    between = _between(before, after)
-    retiring = old.keys() - new.keys()
-    ahead = _links(after, {path for path in new if between[path] != old.get(path)}, from_end=True)
-    prepare = _Telling("prepare", before, after, old, retiring)
-    first = prepare.children_waves()
-    waves = {path: wave + first for path, wave in _waves(ahead).items()}
-    prepare.tell(waves, between)
-    ends = _links(before, retiring, from_end=False) | {
-        path: {end for edge in between[path].in_edges for end in edge.producers} & retiring
-        for path in new
-        if between[path] != new[path]
+    part = part_of(placement, host)
+    return {
+        "agents": {name: msgspec.to_builtins(agent) for name, agent in part.agents.items()},
+        "children": {child: {"agents": {}} for child in part.children},
+        "tags": list(placement.tags),
     }
-    retire = _Telling("retire", before, after, between, retiring)
-    retire.tell(_waves(ends), new)
-    return tuple(prepare.told + retire.told)
 
 
-def _between(before: Placement, after: Placement) -> dict[str, AgentConfig]:
-    """Return the tables at the end of prepare: what ends is as before, what stays takes from it until then too."""
-    old, new = before.agents(), after.agents()
-    retiring = old.keys() - new.keys()
-    tables = {path: old[path] for path in retiring}
-    for path, agent in new.items():
-        were = {edge.name: edge for edge in old[path].in_edges} if path in old else {}
-        widened = [_widened(edge, before, retiring) for edge in agent.in_edges]
-        left = [edge for edge in were.values() if _is_needed_still(edge, agent, retiring)]
-        in_edges = sorted([*widened, *left], key=lambda edge: (edge.name, -edge.generation))
-        tables[path] = msgspec.structs.replace(agent, in_edges=tuple(in_edges))
-    return tables
+def servings(placement: Placement) -> dict[str, Serving]:
+    """Return the generation and the producers of every edge."""
+    return {name: Serving(edge.generation, edge.producers) for name, edge in placement.edges.items()}
 
 
-def _widened(edge: InEdge, before: Placement, retiring: Iterable[str]) -> InEdge:
-    """Return an edge with its producers that end in this change: they make events until they are drained."""
-    held = before.edges.get(edge.name)
-    ending = set(held.producers) & set(retiring) if held is not None else set()
-    return msgspec.structs.replace(edge, producers=tuple(sorted({*edge.producers, *ending})))
+def changed_agents(before: Placement, after: Placement) -> set[str]:
+    """Return the agents that a placement starts or changes, as ``<host>/<agent>``."""
+    old = before.agents()
+    return {path for path, agent in after.agents().items() if old.get(path) != agent}
 
 
-def _is_needed_still(edge: InEdge, agent: AgentConfig, retiring: Iterable[str]) -> bool:
-    """Whether events can still come on an edge that ends: from producers that end, or from its stream."""
-    now = next((new for new in agent.in_edges if new.name == edge.name), None)
-    if edge.delivery == "durable":
-        return now is None or now.delivery != "durable"
-    return now is None and bool(set(edge.producers) & set(retiring))
+# --- what ends -------------------------------------------------------------------------------------------------------
 
 
-# --- order -----------------------------------------------------------------------------------------------------------
-
-
-def _links(placement: Placement, paths: Iterable[str], *, from_end: bool) -> dict[str, set[str]]:
-    """Return for each of these agents those of them that come first: its consumers (``from_end``) or its producers."""
-    links: dict[str, set[str]] = {path: set() for path in paths}
-    for edge in placement.edges.values():
-        for producer in edge.producers:
-            for consumer in edge.consumers:
-                if producer in links and consumer in links and producer != consumer:
-                    later, earlier = (producer, consumer) if from_end else (consumer, producer)
-                    links[later].add(earlier)
-    return links
-
-
-def _waves(first: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """Return the wave of each agent: after all that come first on other hosts; one host orders its own agents.
+def retire_waves(
+    before: Placement, after: Placement, strays: Mapping[str, Iterable[str]]
+) -> tuple[tuple[Retiring, ...], ...]:
+    """Return what ends, in the order in which it must; agents of one wave do not feed each other.
 
     Args:
-        first: agents that come first, by agent; where they go round in a cycle, the order begins at its first name.
+        before: placement that ran.
+        after: placement to come.
+        strays: agents by host process that run there and that no placement names.
     """
-    waves: dict[str, int] = {}
-    under_way: set[str] = set()
+    ending = {name: edge for name, edge in before.edges.items() if _is_over(edge, after.edges.get(name))}
+    retiring = before.agents().keys() - after.agents().keys()
+    for edge in ending.values():
+        retiring |= {*edge.producers, *edge.consumers}
+    loose = tuple(Retiring(host=host, agent=name) for host, names in sorted(strays.items()) for name in sorted(names))
+    waves = [tuple(_retiring(path, ending) for path in wave) for wave in _waves(before, retiring)]
+    return ((loose,) if loose else ()) + tuple(waves)
 
-    def wave_of(path: str) -> int:
-        if path in waves or path in under_way:
-            return waves.get(path, 0)
-        under_way.add(path)
-        host = path.rpartition("/")[0]
-        earlier = [(wave_of(other), other) for other in sorted(first[path]) if other in first]
-        waves[path] = max((wave + (other.rpartition("/")[0] != host) for wave, other in earlier), default=0)
-        return waves[path]
 
-    for path in sorted(first):
-        wave_of(path)
+def _is_over(old: PlacedEdge, new: PlacedEdge | None) -> bool:
+    return new is None or new.generation != old.generation
+
+
+def _retiring(path: str, ending: Mapping[str, PlacedEdge]) -> Retiring:
+    host, _, agent = path.rpartition("/")
+    edges = [edge for _, edge in sorted(ending.items()) if path in edge.consumers and edge.delivery == "live"]
+    sources = {producer.rpartition("/")[0] for edge in edges for producer in edge.producers}
+    return Retiring(host=host, agent=agent, edges=tuple(edge.name for edge in edges), sources=tuple(sorted(sources)))
+
+
+def _waves(placement: Placement, paths: Iterable[str]) -> list[list[str]]:
+    """Return agents in waves, producers before their consumers; a cycle is entered at its first name."""
+    feeders: dict[str, set[str]] = {path: set() for path in paths}
+    for edge in placement.edges.values():
+        for consumer in set(edge.consumers) & feeders.keys():
+            feeders[consumer] |= set(edge.producers) & feeders.keys() - {consumer}
+    waves: list[list[str]] = []
+    while feeders:
+        free = sorted(path for path, first in feeders.items() if not first) or [_entry(feeders)]
+        waves.append(free)
+        feeders = {path: first - set(free) for path, first in feeders.items() if path not in free}
     return waves
 
 
-class _Telling:
-    """The steps of one phase, as they are put together."""
+def _entry(feeders: Mapping[str, set[str]]) -> str:
+    """Return the first name of a cycle that nothing outside of it feeds, where each agent is fed by another one."""
 
-    def __init__(
-        self, phase: Phase, before: Placement, after: Placement, tables: Mapping[str, AgentConfig], retiring: set[str]
-    ) -> None:
-        self.told: list[Step] = []
-        self._phase: Phase = phase
-        self._before, self._after = before, after
-        self._tables = dict(tables)
-        self._retiring = retiring
-        self._hosts = sorted({*before.hosts, *after.hosts})
+    def above(path: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = {path}
+        while ahead:
+            ahead = {feeder for known in ahead for feeder in feeders[known]} - seen
+            seen |= ahead
+        return seen
 
-    def children_waves(self) -> int:
-        """Tell hosts of the processes that they are to start, and return how many waves that took."""
-        parents = [host for host in self._hosts if set(self._children(host)) - set(_part(self._before, host).children)]
-        for host in parents:
-            self._tell(0, host)
-        return 1 if parents else 0
-
-    def tell(self, waves: Mapping[str, int], tables: Mapping[str, AgentConfig]) -> None:
-        """Tell of the agents wave by wave.
-
-        Args:
-            waves: the wave of each agent whose table changes.
-            tables: tables at the end of the phase; an agent that has none ends.
-        """
-        for wave in range(max(waves.values(), default=0) + 1):
-            concerned = {path for path, its_wave in waves.items() if its_wave == wave}
-            self._tables = {path: table for path, table in self._tables.items() if path not in concerned}
-            self._tables |= {path: tables[path] for path in concerned if path in tables}
-            hosts = {path.rpartition("/")[0] for path in concerned}
-            if wave == 0:
-                hosts |= self._always() - {step.host for step in self.told}
-            for host in sorted(hosts):
-                self._tell(wave, host)
-        losing = [h for h in self._hosts if set(_part(self._before, h).children) - set(_part(self._after, h).children)]
-        if self._phase == "retire" and losing:
-            last = max((step.wave for step in self.told), default=-1)
-            for host in losing:
-                self._tell(last + 1, host, children=_part(self._after, host).children)
-
-    def _always(self) -> set[str]:
-        """Return hosts that are told in any case: of other tags; those that are new, to end what they ran before."""
-        if self._phase == "prepare":
-            return self._after.hosts.keys() & self._before.hosts if self._before.tags != self._after.tags else set()
-        return {host for host, part in self._after.hosts.items() if host not in self._before.hosts and not part.parent}
-
-    def _tell(self, wave: int, host: str, children: tuple[str, ...] | None = None) -> None:
-        agents = {p.rpartition("/")[2]: table for p, table in self._tables.items() if p.rpartition("/")[0] == host}
-        self.told.append(
-            Step(
-                phase=self._phase,
-                wave=wave,
-                host=host,
-                agents=dict(sorted(agents.items())),
-                keep=tuple(sorted(name for name in agents if f"{host}/{name}" in self._retiring)),
-                children=self._children(host) if children is None else children,
-                tags=self._after.tags,
-            )
-        )
-
-    def _children(self, host: str) -> tuple[str, ...]:
-        """Return the children of a host while the change is under way: those before and those after."""
-        return tuple(sorted({*_part(self._before, host).children, *_part(self._after, host).children}))
-
-
-def _part(placement: Placement, host: str) -> HostPlacement:
-    return placement.hosts.get(host, HostPlacement())
+    # The agents above such a cycle are the cycle itself; whatever it feeds has all of them above it, and more.
+    return min(feeders, key=lambda path: (len(above(path)), path))

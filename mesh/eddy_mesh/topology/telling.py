@@ -1,0 +1,109 @@
+"""Telling: what a backplane-manager says of the record, of its history, and of a change as it is carried out. Pure.
+
+What may live here: rows of answers and names of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from eddy_mesh.errors import UsageError
+from eddy_mesh.topology.carrying import Answered, Outcome
+from eddy_mesh.topology.changes import compare
+from eddy_mesh.topology.record import Record, RecordState
+
+Row = dict[str, object]
+
+EVENTS: dict[tuple[Outcome, RecordState], str] = {
+    (Outcome.DONE, RecordState.APPLYING): "topology_applied",
+    (Outcome.DONE, RecordState.ROLLING_BACK): "topology_rolled_back",
+    (Outcome.REFUSED, RecordState.APPLYING): "topology_refused",
+    (Outcome.UNHEALTHY, RecordState.APPLYING): "topology_unhealthy",
+}
+"""Name of the event by how carrying out ended, and in which state of the record."""
+LEVELS = {
+    "topology_applying": 6,
+    "topology_applied": 5,
+    "topology_rolled_back": 4,
+    "topology_refused": 4,
+    "topology_unhealthy": 3,
+    "topology_taken_over": 5,
+}
+"""Level of each event: of syslog, 3 is an error, 6 information."""
+DONE_LISTS = ("started", "replaced", "reloaded", "rewired")
+"""What ``prepare`` answers."""
+
+
+def begun(record: Record) -> Row:
+    """Return the row with which carrying out begins."""
+    return {"step": "begin", "revision": record.revision, "state": str(record.state), "what": record.why}
+
+
+def step(answer: Answered, took_ms: float) -> Row:
+    """Return the row of one call that was answered, or not."""
+    call = answer.call
+    row: Row = {"step": call.verb, "host": call.host, "agent": call.agent.rpartition("/")[2]}
+    done = [
+        f"{name} {', '.join(map(str, names))}"
+        for given in answer.rows
+        for name in DONE_LISTS
+        if call.verb == "prepare" and isinstance(names := given.get(name), list) and names
+    ]
+    row |= {"what": "; ".join(done), "took_ms": round(took_ms, 1)}
+    return {**row, "error": answer.error} if answer.error else row
+
+
+def ended(record: Record) -> Row:
+    """Return the row with which everything ends."""
+    return {"step": str(record.state), "revision": record.revision, "what": record.why}
+
+
+def answers(verb: str, history: Sequence[Record], request: Mapping[str, object]) -> Iterator[Row]:
+    """Return the rows that answer ``topology``, ``history`` or ``diff``.
+
+    Args:
+        verb: one of them.
+        history: the newest record of each revision, oldest first.
+        request: ``revision`` for ``topology``; ``from`` and ``to`` for ``diff``; numbers, 0 or none for the newest.
+
+    Raises:
+        UsageError: there is no such revision.
+    """
+    if verb == "history":
+        yield from (_line(record) for record in reversed(history))
+    elif verb == "topology":
+        record = _of(history, request, "revision")
+        row: Row = {**_line(record), "text": record.source.text, "manifest": record.source.tables}
+        row |= {"placement": msgspec.to_builtins(record.placement), "claim": msgspec.to_builtins(record.claim)}
+        yield {**row, "before": record.before.revision}
+    else:
+        after = _of(history, request, "to")
+        before = _of(history, request, "from").placement if request.get("from") else after.before
+        changes = compare(before, after.placement)
+        yield {**msgspec.to_builtins(changes), "lines": changes.lines()}
+
+
+def _line(record: Record) -> Row:
+    return {
+        "revision": record.revision,
+        "state": str(record.state),
+        "who": record.who,
+        "when_ns": record.when_ns,
+        "why": record.why,
+        "settled_ns": record.settled_ns,
+        "manager": record.claim.manager if record.claim is not None else "",
+        "agents": len(record.placement.agents()),
+        "edges": len(record.placement.edges),
+    }
+
+
+def _of(history: Sequence[Record], request: Mapping[str, object], key: str) -> Record:
+    number = request.get(key) or 0
+    found = next((record for record in reversed(history) if number in {0, record.revision}), None)
+    if found is None:
+        known = ", ".join(str(record.revision) for record in history)
+        hint = f"there are {known}" if known else "no topology was applied on this backplane yet"
+        raise UsageError(f"there is no revision {number}: {hint}" if number else hint)
+    return found

@@ -1,0 +1,209 @@
+"""Transitions: who may change the record of a topology when. Pure: time comes in.
+
+What may live here: the table of states and what makes one of another. Whoever writes the result does so by
+compare-and-set, so of two that change the same record one is told.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from eddy_mesh.errors import UsageError
+from eddy_mesh.topology.placement import Placement, renumbered
+from eddy_mesh.topology.record import CLAIM_S, Change, Claim, Record, RecordState, Renewal, Source, describe
+
+
+class Happening(StrEnum):
+    """What changes the record."""
+
+    BEGUN = "begun"
+    FINISHED = "finished"
+    REFUSED = "refused"
+    UNHEALTHY = "unhealthy"
+
+
+TRANSITIONS: dict[tuple[RecordState, Happening], RecordState] = {
+    (RecordState.APPLIED, Happening.BEGUN): RecordState.APPLYING,
+    (RecordState.APPLYING, Happening.FINISHED): RecordState.APPLIED,
+    (RecordState.APPLYING, Happening.REFUSED): RecordState.APPLIED,
+    (RecordState.APPLYING, Happening.UNHEALTHY): RecordState.ROLLING_BACK,
+    (RecordState.ROLLING_BACK, Happening.FINISHED): RecordState.APPLIED,
+}
+
+
+def begin(current: Record | None, change: Change, *, who: str, why: str, manager: str, now_ns: int) -> Record:
+    """Return the record of a change that begins.
+
+    Args:
+        current: record that there is, or None.
+        change: the change.
+        who: the person or program that wants it.
+        why: the reason, or "".
+        manager: ``<host>/<agent>`` that carries it out.
+        now_ns: ns since 1970 UTC.
+
+    Raises:
+        UsageError: another change is under way, or the placement was made for another record.
+    """
+    placement = change.placement
+    held = current.placement if current is not None else Placement(backplane=placement.backplane)
+    if current is not None:
+        _after(current, Happening.BEGUN)
+    if placement.revision <= held.revision:
+        raise UsageError(
+            f"revision {placement.revision} comes too late: revision {held.revision} is of record; plan again"
+        )
+    return Record(
+        revision=placement.revision,
+        state=RecordState.APPLYING,
+        who=who,
+        when_ns=now_ns,
+        why=why,
+        source=change.source,
+        placement=placement,
+        before=held,
+        source_before=current.source if current is not None else Source(),
+        claim=_claim(manager, now_ns),
+        terms=change.terms,
+        strays=change.strays,
+    )
+
+
+def renew(record: Record, *, manager: str, now_ns: int) -> Renewal:
+    """Return the claim of the record's manager prolonged by `CLAIM_S`.
+
+    Raises:
+        UsageError: nothing is under way, or another manager carries it out.
+    """
+    _own(record, manager)
+    return Renewal(revision=record.revision, claim=_claim(manager, now_ns))
+
+
+def renewed(record: Record, renewal: Renewal | None) -> Record:
+    """Return the record with its claim as it was prolonged; a renewal of another change or manager does not count."""
+    held = record.claim
+    if renewal is None or held is None or renewal.revision != record.revision:
+        return record
+    if renewal.claim.manager != held.manager or renewal.claim.until_ns <= held.until_ns:
+        return record
+    return msgspec.structs.replace(record, claim=renewal.claim)
+
+
+def finish(record: Record, *, manager: str, now_ns: int) -> Record:
+    """Return the record of a change, or of a rollback, that is carried out and healthy.
+
+    Raises:
+        UsageError: nothing is under way, or another manager carries it out.
+    """
+    _own(record, manager)
+    state = _after(record, Happening.FINISHED)
+    return msgspec.structs.replace(record, state=state, claim=None, settled_ns=now_ns)
+
+
+def refuse(record: Record, why: str, *, manager: str, now_ns: int) -> Record:
+    """Return the record of a change that could not be prepared: the placement before, which still runs.
+
+    It gets a number of its own, so that no number stands for two placements.
+
+    Args:
+        record: of a change under way of which nothing was activated.
+        why: what stood against it.
+        manager: ``<host>/<agent>`` that carries it out.
+        now_ns: ns since 1970 UTC.
+
+    Raises:
+        UsageError: no change is under way, it is a rollback, or another manager carries it out.
+    """
+    _own(record, manager)
+    revision = record.revision + 1
+    return Record(
+        revision=revision,
+        state=_after(record, Happening.REFUSED),
+        who=record.who,
+        when_ns=now_ns,
+        why=f"revision {record.revision} refused: {why}",
+        source=record.source_before,
+        placement=msgspec.structs.replace(record.before, revision=revision),
+        before=record.placement,
+        source_before=record.source,
+        settled_ns=now_ns,
+    )
+
+
+def roll_back(record: Record, why: str, *, manager: str, now_ns: int) -> Record:
+    """Return the record of the way back: the placement before, as a new revision, with the reason.
+
+    Args:
+        record: of a change under way.
+        why: what was unhealthy.
+        manager: ``<host>/<agent>`` that carries it out.
+        now_ns: ns since 1970 UTC.
+
+    Raises:
+        UsageError: no change is under way, it is a rollback itself, or another manager carries it out.
+    """
+    _own(record, manager)
+    state = _after(record, Happening.UNHEALTHY)
+    revision = record.revision + 1
+    back = renumbered(record.before, record.placement, revision)
+    return Record(
+        revision=revision,
+        state=state,
+        who=record.who,
+        when_ns=now_ns,
+        why=f"revision {record.revision} rolled back: {why}",
+        source=record.source_before,
+        placement=back,
+        before=record.placement,
+        source_before=record.source,
+        claim=_claim(manager, now_ns),
+        terms=record.terms,
+    )
+
+
+def take_over(record: Record, *, manager: str, now_ns: int) -> Record:
+    """Return the record with the claim of another manager: the one before has not renewed its own.
+
+    Raises:
+        UsageError: nothing is under way, or its manager still answers for it.
+    """
+    if record.claim is None:
+        raise UsageError(f"revision {record.revision} is applied: there is nothing to take over")
+    if record.claim.manager != manager and record.claim.holds(now_ns):
+        raise UsageError(f"{describe(record)} until its claim ends in {_left_s(record.claim, now_ns):.1f} s")
+    return msgspec.structs.replace(record, claim=_claim(manager, now_ns))
+
+
+def needs_taking_over(record: Record, manager: str, now_ns: int) -> bool:
+    """Whether a change is under way that nobody carries out.
+
+    Args:
+        record: the record.
+        manager: ``<host>/<agent>`` that asks, and that carries nothing out: its own claim is from before a restart.
+        now_ns: ns since 1970 UTC.
+    """
+    return record.claim is not None and (record.claim.manager == manager or not record.claim.holds(now_ns))
+
+
+def _claim(manager: str, now_ns: int) -> Claim:
+    return Claim(manager=manager, until_ns=now_ns + int(CLAIM_S * 1e9))
+
+
+def _left_s(claim: Claim, now_ns: int) -> float:
+    return (claim.until_ns - now_ns) / 1e9
+
+
+def _own(record: Record, manager: str) -> None:
+    if record.claim is None:
+        raise UsageError(f"{describe(record)}: nothing is under way")
+    if record.claim.manager != manager:
+        raise UsageError(f"{describe(record)}, not by {manager}: read the record again")
+
+
+def _after(record: Record, happening: Happening) -> RecordState:
+    following = TRANSITIONS.get((record.state, happening))
+    if following is None:
+        raise UsageError(f"{describe(record)}: it can not be {happening} now; wait for its end")
+    return following
