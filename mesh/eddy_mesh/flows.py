@@ -320,8 +320,11 @@ class FlowReceiver:
         try:
             if self._leases is not None:
                 await self._leases.delete(self._key)
+            if not self.hosts:  # nobody has answered before
+                await self._bus.publish(subject, data)
+                return {}
             answers = await self._bus.gather(
-                subject, data, timeout_s=ANSWER_IDLE_S, at_most=len(self.hosts) or None, idle_s=ANSWER_IDLE_S
+                subject, data, timeout_s=ANSWER_IDLE_S, at_most=len(self.hosts), idle_s=ANSWER_IDLE_S
             )
         except BusError:
             return {}
