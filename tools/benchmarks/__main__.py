@@ -27,6 +27,7 @@ BENCHMARKS = {
     "stored": "stored",
     "idle": "idle",
     "bytes": "archived_bytes",
+    "apply": "applying",
 }
 """Name to module; each has ``run(seconds)``, which yields measurements."""
 

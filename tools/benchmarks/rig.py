@@ -123,9 +123,23 @@ async def running(agents: str) -> AsyncIterator[Rig]:
                 await bus.close()
 
 
-async def _start_host(server: EmbeddedServer, state: Path, agents: str) -> asyncio.subprocess.Process:
+@asynccontextmanager
+async def beside(rig: Rig, name: str, agents: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start one more host process on the server of a rig."""
+    folder = rig.state / name
+    folder.mkdir()
+    host = await _start_host(rig.server, folder, agents, name)
+    try:
+        yield host
+    finally:
+        await _end(host)
+
+
+async def _start_host(
+    server: EmbeddedServer, state: Path, agents: str, name: str = "bench"
+) -> asyncio.subprocess.Process:
     config = state / "host.toml"
-    head = f'name = "bench"\nstate = "{state}/state"\n\n[nats]\nservers = ["{server.url}"]\n'
+    head = f'name = "{name}"\nstate = "{state}/state"\n\n[nats]\nservers = ["{server.url}"]\n'
     head += f'token_file = "{server.state_dir}/token"\n'
     config.write_text(head + agents.replace("{state}", str(state)))
     program = Path(sys.executable).with_name("eddy-agent")
