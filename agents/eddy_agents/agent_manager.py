@@ -48,6 +48,8 @@ class Request(msgspec.Struct, frozen=True):
     agents: Tables
     children: Tables | None = None
     """host processes that the agent-manager is to start below this one, ``<host>.<agent>``; None: as they are"""
+    tags: tuple[str, ...] | None = None
+    """names of the tags that events may carry; None: as they are"""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -142,7 +144,7 @@ class Agent:
         part = part or HostPlacement()
         children: Tables = {name: {"agents": _tables(held.placement.hosts[name])} for name in part.children}
         edges = {name: Serving(edge.generation, edge.producers) for name, edge in held.placement.edges.items()}
-        await self._take(Applied(held.revision, _tables(part), children, edges))
+        await self._take(Applied(held.revision, _tables(part), children, edges, held.placement.tags))
         self._here.notice("topology_followed", **{"topology.revision": held.revision, "level": 5})
 
     async def _take(self, applied: Applied) -> Answer:
@@ -155,10 +157,15 @@ class Agent:
         try:
             self._below.check(applied.children)  # a mistake there must not leave the agents changed
             done = await self._here.control.configure(applied.agents, applied.edges)
+            self._declare(applied)
             return {**done, "children": msgspec.to_builtins(await self._below.want(applied.children))}
         except ConfigError as error:
             self._here.notice("configuration_refused", **{"error.message": "; ".join(error.mistakes)})
             raise
+
+    def _declare(self, applied: Applied) -> None:
+        if applied.tags is not None:
+            self._here.control.declare(applied.tags)
 
     async def settle(self) -> None:
         """What was applied was written before it was answered."""
@@ -215,7 +222,8 @@ class Agent:
     def _asked(self, request: Mapping[str, object]) -> Applied:
         asked = msgspec.convert(request, Request)
         held = self._applied.children if self._applied else {}
-        return Applied(asked.revision, asked.agents, held if asked.children is None else asked.children)
+        tags = self._applied.tags if self._applied and asked.tags is None else asked.tags
+        return Applied(asked.revision, asked.agents, held if asked.children is None else asked.children, tags=tags)
 
     async def _at_once(self, request: Mapping[str, object]) -> Answer:
         applied = self._asked(request)
@@ -231,6 +239,7 @@ class Agent:
         children = {**(self._applied.children if self._applied else {}), **pending.children}
         self._below.check(children)
         done = await self._here.control.prepare(pending.agents)
+        self._declare(pending)
         await self._below.want(children)
         self._pending = pending
         return {"revision": pending.revision, **done}

@@ -5,7 +5,7 @@ What may live here: the two Protocols. Prefer `eddy_mesh.agent.Stateful` whereve
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -72,6 +72,10 @@ class HostControl(Protocol):
 
         Agents that are to go serve what they served until `settle`.
         """
+        ...
+
+    def declare(self, tags: Iterable[str]) -> None:
+        """Let events carry these tags from now on, and no others."""
         ...
 
     def fences(self, edges: Collection[str]) -> Mapping[str, tuple[int, int]]:

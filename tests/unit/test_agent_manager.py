@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -69,6 +69,7 @@ class Here:
         self.refuses: list[str] = []
         self.configured: list[Mapping[str, object]] = []
         self.noticed: list[str] = []
+        self.declared: list[tuple[str, ...]] = []
 
     @property
     def control(self) -> Here:
@@ -89,6 +90,10 @@ class Here:
             raise ConfigError(self.refuses)
         self.configured.append(agents)
         return {"started": sorted(agents)}
+
+    def declare(self, tags: Iterable[str]) -> None:
+        """Remember the tags."""
+        self.declared.append(tuple(tags))
 
     def now_ns(self) -> int:
         """Return the time."""
@@ -165,7 +170,7 @@ async def test_children_are_started_kept_and_taken_up_again(make: Make) -> None:
     second = await started(here)
     assert children_of(second) == {}
     await second.on_tick(0)
-    assert here.configured == [AGENTS]
+    assert not here.configured  # the host process has started its agents itself
     await until_running(second, "edge.cook")
     await second.stop()
 
@@ -215,4 +220,14 @@ async def test_a_host_that_does_not_accept_starts_no_children(make: Make) -> Non
     with pytest.raises(UsageError, match="does not accept"):
         await configure(agent, children={"edge.cook": CHILD})
     assert children_of(agent) == {}
+    await agent.stop()
+
+
+async def test_declared_tags_are_the_topology_s(make: Make) -> None:
+    """Tags of a revision hold for the events of this host, also where a later request does not mention them."""
+    here = make()
+    agent = await started(here)
+    await configure(agent, tags=["site"])
+    await configure(agent)
+    assert here.declared == [("site",), ("site",)]
     await agent.stop()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,6 +102,7 @@ class Host:
         if applied is not None:
             try:
                 await self.configure({**managers, **applied.agents}, applied.edges)
+                self.declare(self.config.tags if applied.tags is None else applied.tags)
             except ConfigError as error:
                 self._log.error("what was applied last can not run", mistakes="; ".join(error.mistakes))
             else:
@@ -163,6 +164,10 @@ class Host:
     async def activate(self, edges: Mapping[str, Serving]) -> None:
         """Change over to the new generations; see `HostControl.activate`."""
         await self.roster.activate(edges)
+
+    def declare(self, tags: Iterable[str]) -> None:
+        """Let events carry these tags from now on; see `HostControl.declare`."""
+        self.tags = TagGate(tags)
 
     def fences(self, edges: Collection[str]) -> dict[str, Position]:
         """Tell where flows ended; see `HostControl.fences`."""

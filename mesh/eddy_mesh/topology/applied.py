@@ -25,12 +25,14 @@ class Applied(msgspec.Struct, frozen=True):
         agents: tables of the agents.
         children: tables of the host processes below this one.
         edges: what is served of each edge of the topology.
+        tags: names of the tags that events may carry; None: those of the configuration file.
     """
 
     revision: int
     agents: Tables
     children: Tables = {}
     edges: dict[str, Serving] = {}
+    tags: tuple[str, ...] | None = None
 
 
 def decode(data: bytes) -> Applied | None:
