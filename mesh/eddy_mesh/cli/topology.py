@@ -12,6 +12,7 @@ from eddy_mesh.cli.output import Cell, Column, printable, time_of_day, write_rec
 from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.errors import UsageError
 from eddy_mesh.task import Answer
+from eddy_mesh.topology.schema import manifest_schema
 
 COLUMNS = [
     Column("revision", right=True),
@@ -26,7 +27,12 @@ STATE_STYLES = {"applied": "good", "applying": "notable", "rolling-back": "warni
 
 
 @command("topology")
-@click.argument("what", metavar="[show|history|diff]", type=click.Choice(["show", "history", "diff"]), default="show")
+@click.argument(
+    "what",
+    metavar="[show|history|diff|schema]",
+    type=click.Choice(["show", "history", "diff", "schema"]),
+    default="show",
+)
 @click.argument("revisions", metavar="[A] [B]", type=click.IntRange(min=1), nargs=-1)
 @click.option("--revision", metavar="N", type=click.IntRange(min=1), help="With show: this revision, not the newest.")
 @click.option("--toml", is_flag=True, help="With show: write the manifest as it was applied.")
@@ -36,7 +42,7 @@ def topology(
     """Show the topology of record: hosts, agents and edges, who applied it, when and why.
 
     history has a line for each revision that is kept. diff shows what A changed, or what differs between A and B;
-    without both what the newest revision changed.
+    without both what the newest revision changed. schema writes the JSON Schema of a manifest, for editors.
 
     \b
     eddy topology show --revision 3 --toml
@@ -47,7 +53,9 @@ def topology(
         raise UsageError(f"{what} takes {'two revisions' if what == 'diff' else 'none: write --revision N'}")
     if (revision or toml) and what != "show":
         raise UsageError("--revision and --toml are for show: eddy topology show --revision N")
-    if what == "history":
+    if what == "schema":
+        write_records([manifest_schema()])
+    elif what == "history":
         _history(settings)
     elif what == "diff":
         _diff(settings, revisions)
