@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from eddy_mesh.agent import Result
 from eddy_mesh.batch import Batch, Kind
@@ -136,6 +138,14 @@ class Agent:
         held.last_ns = max(held.last_ns, last_ns)
         if len(held.fields) < MAX_FIELDS:
             held.fields.update(fields)
+
+    async def known(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        """Return True for each event that the archive has already, so that what a stream delivers again is kept once.
+
+        Raises:
+            StoreError: a file could not be read.
+        """
+        return await self._run(self._asking, lambda: self._opened.known(batch.ids()))
 
     async def on_tick(self, now_ns: int) -> Result:
         """Make durable what was taken, and begin to write files of what is due; that goes on in its own thread."""

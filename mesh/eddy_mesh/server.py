@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 BINARY_VARIABLE = "EDDY_NATS_SERVER"
 OLDEST_VERSION = (2, 10)
+LOOPBACK = "127.0.0.1"
 # A batch has at most 512 KiB; twice that leaves room for headers and for other clients' messages. The server's own
 # default is the same, and warns from 8 MiB on: larger messages hold up the small ones behind them.
 MAX_PAYLOAD_BYTES = 1024 * 1024
@@ -64,7 +65,7 @@ class Ports(msgspec.Struct, frozen=True):
 
 
 class EmbeddedServer:
-    """A nats-server with JetStream on the loopback interface.
+    """A nats-server with JetStream on the loopback interface, if nothing else is asked for.
 
     Attributes:
         state_dir: where configuration, log and streams are.
@@ -81,6 +82,8 @@ class EmbeddedServer:
         name: str = "eddy",
         port: int = 0,
         authorization: bool = False,
+        address: str = LOOPBACK,
+        jetstream: bool = True,
         extra_config: str = "",
     ) -> None:
         """Describe it; `start` starts it.
@@ -90,6 +93,8 @@ class EmbeddedServer:
             name: name of the server, as shown to clients.
             port: TCP port; 0 lets the system choose a free one.
             authorization: ask clients for a token, kept in ``state_dir/token`` (mode 0600); see `options`.
+            address: IPv4 address to listen on; any but the loopback one is for a network that nobody else is in.
+            jetstream: whether it stores streams; a leaf node without has those of the hub that it is joined to.
             extra_config: more lines of nats-server configuration (leaf nodes, TLS, MQTT, users).
         """
         self.ephemeral = state_dir is None
@@ -101,6 +106,8 @@ class EmbeddedServer:
         self._name = name
         self._monitor_port = 0
         self._authorization = authorization
+        self._address = address
+        self._jetstream = jetstream
         self._extra_config = extra_config
         self._process: asyncio.subprocess.Process | None = None
         self._owner_lock: IO[str] | None = None
@@ -110,7 +117,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Address for clients, without credentials."""
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self._address}:{self.port}"
 
     @property
     def options(self) -> ConnectOptions:
@@ -268,7 +275,7 @@ class EmbeddedServer:
         self.monitor_url = ports.monitoring[0] if ports.monitoring else ""
         self._monitor_port = int(self.monitor_url.rpartition(":")[2] or 0)
         greeting = await greet(parse_servers([self.url])[0], VERSION_WAIT_S)
-        if not greeting.jetstream:
+        if self._jetstream and not greeting.jetstream:
             raise BusError(f"nats-server runs without JetStream: {self._last_words()}", retryable=False)
 
     # ------------------------------------------------------------------------------------------ its folder
@@ -277,21 +284,22 @@ class EmbeddedServer:
         # JSON is valid nats-server configuration, and quotes for us.
         settings: dict[str, object] = {
             "server_name": self._name,
-            "host": "127.0.0.1",
+            "host": self._address,
             "port": self.port or -1,
-            "http": f"127.0.0.1:{self._monitor_port or -1}",
+            "http": f"{LOOPBACK}:{self._monitor_port or -1}",
             "ports_file_dir": str(self.state_dir),
             "log_file": str(self.log_file),
             "log_size_limit": LOG_LIMIT_BYTES,
             "log_max_num": LOGS_KEPT,
             "max_payload": MAX_PAYLOAD_BYTES,
             "max_pending": MAX_PENDING_BYTES,
-            "jetstream": {
+        }
+        if self._jetstream:
+            settings["jetstream"] = {
                 "store_dir": str(self.state_dir / "jetstream"),
                 # What was acknowledged must survive a power failure, which the default of two minutes does not promise.
                 "sync_interval": "2m" if self.ephemeral else "always",
-            },
-        }
+            }
         if self._authorization:
             settings["authorization"] = {"token": self._token()}
         lines = [f"{key}: {json.dumps(value)}" for key, value in settings.items()]

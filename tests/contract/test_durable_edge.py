@@ -15,7 +15,7 @@ import pytest
 from eddy_mesh import subjects
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
-from eddy_mesh.columns import Bytes, Numbers, pack
+from eddy_mesh.columns import Bytes, Constant, Numbers, pack
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError
 from eddy_mesh.runtime.durable.edge import DurableEdge, Share, consumer_name, end_older_consumers
@@ -54,9 +54,10 @@ class Broker(Protocol):
 class Around:
     """The `Context` of a sender."""
 
-    name, host, backplane = "sender", "h", "eddy"
+    host, backplane = "h", "eddy"
 
     def __init__(self, bus: Bus, state: Path) -> None:
+        self.name = "sender"
         self.bus = bus
         self.state = state
         self.notices: list[str] = []
@@ -489,6 +490,25 @@ async def test_two_halves_of_one_batch_are_not_taken_for_repeats(broker: Broker,
     await agent.reached(STEP)
     await running.stop()
     assert sorted(agent.taken) == list(range(STEP))
+
+
+def made_of(batch: Batch, epoch: int, *, host: str = "h", port: int = 0) -> Batch:
+    """Return what an agent makes of events in one of its lives: events of its own with the same fields."""
+    columns = {**batch.columns, "parents": batch.ids(), "destination.port": Constant(port, batch.count)}
+    return Batch(KIND, host, Producer(6, epoch), 77 * epoch, 10**12 + epoch, batch.count, columns)
+
+
+async def test_what_is_made_again_of_the_same_events_is_stored_once(broker: Broker, tmp_path: Path) -> None:
+    """An agent that was killed is given the same events again, here or elsewhere; what it makes has other numbers."""
+    bus = await broker.connect()
+    agent = Agent()
+    for life, host in enumerate(["h", "h", "other"]):
+        sender = await sender_of(PLAIN, bus, tmp_path)
+        await send(sender, (made_of(numbered(first), life, host=host) for first in range(0, 3 * STEP, STEP)))
+    running = receive(bus, PLAIN, tmp_path / "a", agent.intake())
+    await agent.reached(3 * STEP)
+    await running.stop()
+    assert len(agent.taken) == 3 * STEP
 
 
 async def test_a_full_stream_is_waited_for_and_told_once(broker: Broker, tmp_path: Path) -> None:

@@ -347,14 +347,15 @@ async def test_a_topology_starts_and_stops_agents(backplane: Backplane) -> None:
 async def test_a_topology_with_mistakes_changes_nothing(backplane: Backplane) -> None:
     """Mistakes, and hosts that are not there, are named before anything happens."""
     before = await _agents_at_the_edge(backplane)
-    moon = {"hosts": {"moon": {"agents": {"archive": {"type": "archive"}}}}}
+    moon: dict[str, object] = {"hosts": {"moon": {"agents": {"archive": {"type": "archive"}}}}}
     bad = {"find": {"type": "analysis", "detector": "port_scna"}, "odd": {"type": "archive", "overload": "explode"}}
-    for topology, told in (
+    cases: list[tuple[dict[str, object], str]] = [
         ({"hots": {}}, "unknown key 'hots'"),
         ({"backplane": "other", "hosts": {}}, "backplane"),
         (moon, "moon"),
         (_edge_topology(backplane.port, **bad), "explode"),
-    ):
+    ]
+    for topology, told in cases:
         with pytest.raises((UsageError, ConfigError, BusError), match=told):
             await _apply(backplane, topology)
     assert await _agents_at_the_edge(backplane) == before

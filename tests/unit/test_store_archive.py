@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eddy_mesh.batch import Batch, Kind, Producer
+from eddy_mesh.batch import Batch, Kind, Producer, join
 from eddy_mesh.cer import EventClass, EventId, Stage, Value
 from eddy_mesh.columns import Addresses, Column, Constant, Numbers, Words
 from eddy_mesh.errors import StoreError, UsageError
 from eddy_mesh.rows import flat_rows
 from eddy_mesh.selection.parse import compile_statement
 from eddy_mesh.store.archive_store import ArchiveStore, StoreConfig
+from eddy_mesh.store.gather import gather
 
 FLOW = Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v9")
 LINE = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
@@ -235,6 +236,38 @@ def test_events_are_fetched_by_id(store: ArchiveStore) -> None:
     ids = [EventId(row["id"]) for row in rows if isinstance(row["id"], bytes)]
     assert store.fetch([ids[15], ids[3], EventId(bytes(16)), ids[3]]) == [rows[3], rows[15]]
     assert store.fetch([]) == []
+
+
+def test_ids_are_known_held_or_sealed_and_after_a_crash(store: ArchiveStore, folder: Path, tmp_path: Path) -> None:
+    """What was appended is known by its id, and nothing else is; also where a select left holes in the numbers."""
+    sealed, held, never = _flows(1), _flows(2), _flows(3)
+    odd = np.arange(10) % 2 == 1
+    store.append([sealed])
+    store.seal(0, force=True)
+    store.append([held.filter(odd)])
+    with closing(ArchiveStore(_crashed(store, folder, tmp_path), CONFIG, 0)) as again:
+        for one in (store, again):
+            assert one.known(sealed.ids()).all()
+            assert one.known(held.ids()).tolist() == odd.tolist()
+            assert not one.known(never.ids()).any()
+            assert one.known(join([never, held]).ids()).tolist() == [False] * 10 + odd.tolist()
+
+
+def test_a_query_while_a_file_is_written_takes_nothing_from_it(
+    store: ArchiveStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query joins what is held to one batch; the file that is just made of it has all events nevertheless."""
+
+    def asked_meanwhile(batches: Sequence[Batch]) -> Batch:
+        going = iter(batches)
+        begun = next(going)
+        assert len(_ask(store, "SELECT *")) == 30
+        return gather([begun, *going])
+
+    store.append([_flows(1), _flows(2), _flows(3)])
+    monkeypatch.setattr("eddy_mesh.store.sealed.gather", asked_meanwhile)
+    store.seal(0, force=True)
+    assert (store.held_rows, len(_ask(store, "SELECT *"))) == (0, 30)
 
 
 def test_two_stores_can_not_share_a_folder(store: ArchiveStore, folder: Path) -> None:

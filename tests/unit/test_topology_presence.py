@@ -30,6 +30,17 @@ def test_a_host_tells_its_labels_and_its_children() -> None:
     assert there == [("a", {"site": "x"}, ""), ("a.x", {}, "a"), ("b.y", {}, "b")]
 
 
+def test_a_child_that_has_ended_is_no_host_to_be_placed_on() -> None:
+    """It is known for a minute more, and an agent that goes back to a process of that name must find the name free."""
+    row = {"agent": "manage", "type": "agent_manager"}
+    presence = heard(
+        {"host": "a", "agents": [{**row, "detail": {"children": [{"name": "a.x"}]}}]},
+        {"host": "a.x"},
+        {"host": "a", "agents": [{**row, "detail": {"children": []}}]},
+    )
+    assert [(host.name, host.parent) for host in presence.there(0, [])] == [("a", ""), ("a.x", "a")]
+
+
 def test_a_silent_host_is_not_told_anything_and_later_not_placed_on() -> None:
     """For a minute its agents stay: it may just start again."""
     presence = heard({"host": "a"})

@@ -286,11 +286,15 @@ class Host:
         for part, data in codec.split(batch):
             ledger = cell.published
             ledger.offered += part.count
+            ledger.queued += part.count  # while the connection's buffer is full
             try:
                 await self.bus.publish(subject, data, headers={"Eddy-Count": str(part.count)})
-                ledger.out += part.count
             except BusError:
                 ledger.drop("disconnected", part.count)
+            else:
+                ledger.out += part.count
+            finally:
+                ledger.queued -= part.count
 
     async def fetch(self, ids: Sequence[EventId]) -> Sequence[Mapping[str, object]]:
         """Return the whole events with these ids, as far as any host process or archive still has them."""

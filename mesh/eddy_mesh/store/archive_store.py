@@ -17,8 +17,12 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventId, Value
+from eddy_mesh.columns import Ids
 from eddy_mesh.errors import StoreError, UsageError
 from eddy_mesh.selection.plan import Plan
 from eddy_mesh.store import stored_query
@@ -248,6 +252,22 @@ class ArchiveStore:
             content = Content(self._files, files, held)
             return self._asked(content, lambda: stored_query.fetch(wanted, self._connection, content))
 
+    def known(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Return True for each of the ids that an event of the store has.
+
+        Raises:
+            StoreError: a file could not be read.
+        """
+        if not len(ids):
+            return np.zeros(0, np.bool_)
+        wanted = sorted(identity for row in range(len(ids)) if isinstance(identity := ids.at(row), bytes))
+        with self._files.reading():
+            with self._lock:
+                files = self._files.catalogue.with_ids(wanted[0], wanted[-1])
+                held = [batch for pending in self._held.all() for batch in pending.batches]
+            content = Content(self._files, files, held)
+            return self._asked(content, lambda: stored_query.known(ids, self._connection, content))
+
     def _content(self, plan: Plan) -> Content:
         """Return what a plan is asked of: every event that was appended until now, once."""
         with self._lock:
@@ -348,7 +368,9 @@ class ArchiveStore:
         return due
 
     def _seal_one(self, pending: Pending, last_segment: int) -> None:
-        file = self._files.write(pending.batches, pending.partition, pending.first_segment, last_segment)
+        with self._lock:
+            batches = list(pending.batches)  # a query may put one in the place of many while they are written
+        file = self._files.write(batches, pending.partition, pending.first_segment, last_segment)
         with self._lock:
             self._files.commit(file)
             self._held.done(pending)

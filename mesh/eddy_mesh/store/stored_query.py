@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from eddy_mesh.batch import EXTRA, Batch
-from eddy_mesh.cer import VERSION, EventId, Stage, Value
+from eddy_mesh.cer import VERSION, EventId, Stage, Value, id_high
 from eddy_mesh.columns import Ids
 from eddy_mesh.fields import FieldType, type_of
 from eddy_mesh.rows import flat_row, flat_rows
@@ -250,6 +251,28 @@ def fetch(wanted: Sequence[EventId], connection: DuckDBPyConnection, content: Co
             assert isinstance(identity, bytes)
             found.setdefault(identity, values)
     return [found[identity] for identity in wanted if identity in found]
+
+
+def known(ids: Ids, connection: DuckDBPyConnection, content: Content) -> npt.NDArray[np.bool_]:
+    """Return True for each of the ids that an event has.
+
+    Raises:
+        duckdb.Error: a file can not be read.
+    """
+    wanted = sorted({identity for row in range(len(ids)) if isinstance(identity := ids.at(row), bytes)})
+    held = [*_sealed_with([EventId(identity) for identity in wanted], connection, content)]
+    held += [batch for batch in content.held if _may_have(batch, ids)]
+    found: set[Value] = set()
+    for other in (batch.ids() for batch in held):
+        found.update(other.at(row) for row in np.flatnonzero(np.isin(other.low, ids.low)).tolist())
+    return np.fromiter((ids.at(row) in found for row in range(len(ids))), np.bool_, len(ids))
+
+
+def _may_have(batch: Batch, ids: Ids) -> bool:
+    """Whether a batch may hold one of the ids: two that were made at different times have none in common."""
+    if "id" in batch.columns or not isinstance(ids.high, int):
+        return True
+    return id_high(batch.stamp_ms, batch.producer.epoch) == ids.high
 
 
 def _sealed_with(wanted: Sequence[EventId], connection: DuckDBPyConnection, content: Content) -> Iterator[Batch]:

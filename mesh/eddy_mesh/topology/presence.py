@@ -53,7 +53,7 @@ class Presence:
             if isinstance(row, dict) and isinstance(agent := row.get("agent"), str):
                 host.agents[agent] = (str(row.get("type")), now_ns)
                 if row.get("type") == MANAGER:
-                    host.children = _children(row.get("detail"))
+                    host.children |= _children(row.get("detail"))  # those that have ended are not hosts now, either
 
     def there(self, now_ns: int, placements: Iterable[Placement]) -> list[HostThere]:
         """Return the host processes that can be placed on, and the children among them, sorted; forget the others.

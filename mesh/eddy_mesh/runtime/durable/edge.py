@@ -11,9 +11,10 @@ from hashlib import blake2b
 import msgspec
 
 from eddy_mesh import codec, subjects
-from eddy_mesh.batch import Batch, Kind
+from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.bus import Bus, DurableMessage
 from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.columns import Ids, nulls_of
 from eddy_mesh.config import PARTITIONS
 from eddy_mesh.errors import UsageError, WireError
 from eddy_mesh.partition import owned
@@ -21,6 +22,9 @@ from eddy_mesh.partition import owned
 DEFAULT_MAX_BYTES = 1 << 30
 DUPLICATE_WINDOW_S = 600.0
 """How long the server knows a message again; the server's own two minutes are less than a restart can take."""
+
+PASSED_ON = frozenset({"parents", "rework.index"})
+"""Fields that say which event it is that was passed on, and which part of it."""
 
 KIND, ORIGIN, COUNT = "Eddy-Kind", "Eddy-Origin", "Eddy-Count"
 
@@ -139,11 +143,31 @@ def message_headers(batch: Batch) -> dict[str, str]:
     return {KIND: kind, ORIGIN: batch.origin, COUNT: str(batch.count)}
 
 
-def message_id(batch: Batch, partition: int, data: bytes) -> str:
+def message_id(batch: Batch, partition: int, data: bytes, agent: str = "") -> str:
     """Return the same id for the same events and no other.
 
-    The numbering is not enough: two halves of one batch, and what two selects left of it, have the same.
+    The numbering is not enough: two halves of one batch, and what two selects left of it, have the same. And it is too
+    much for events that were made of others: who is given those again, because it was killed before it could
+    acknowledge them, makes the same events with new numbers. They are the same where the same agent makes of the same
+    parents the same fields; events that are only passed on are so whatever else an agent with other settings adds.
+
+    Args:
+        batch: what the message carries.
+        partition: of the edge.
+        data: the batch, encoded.
+        agent: name that all instances and all lives of the agent that made the events have.
     """
+    if "parents" in batch.columns and not nulls_of(batch.columns["parents"]).any():
+        is_passed_on = "rework.steps" in batch.columns and isinstance(batch.columns["parents"], Ids)
+        columns = {
+            name: column
+            for name, column in batch.columns.items()
+            if name in PASSED_ON or (name != "id" and not is_passed_on)
+        }
+        same = Batch(batch.kind, "", Producer(0, 0), 0, 0, batch.count, columns)
+        made = blake2b(codec.encode(same), digest_size=16)
+        made.update("\0".join((*batch.kind, agent)).encode())
+        return f"made-{partition}-{made.hexdigest()}"
     digest = blake2b(data, digest_size=8)
     digest.update("\0".join((*batch.kind, batch.origin)).encode())
     producer = batch.producer

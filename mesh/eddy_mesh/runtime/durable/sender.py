@@ -61,6 +61,13 @@ class DurableSender:
             raise UsageError(f"the sender of edge {self._edge.name} was not started")
         return self._context
 
+    @property
+    def _producer(self) -> str:
+        """Name of the agent at the beginning of the edge, which all its instances have."""
+        name = self._started.name.removesuffix(f".{self._edge.name}")
+        agent, _, instance = name.rpartition(".")
+        return agent if agent and instance.isdigit() else name
+
     async def start(self, context: Context) -> None:
         """Begin; the stream is made with the first batch, so that a server that is away does not keep it from that."""
         self._context = context
@@ -119,7 +126,7 @@ class DurableSender:
 
     async def _publish(self, part: _Part) -> None:
         edge = self._edge
-        identifier = message_id(part.batch, part.partition, part.data)
+        identifier = message_id(part.batch, part.partition, part.data, self._producer)
         if identifier in self._stored:
             return
         try:
