@@ -238,6 +238,7 @@ told = threading.Event()
 child_process.time = types.SimpleNamespace(sleep=lambda limit_s: told.wait())
 child_process.end_with_parent()
 signal.signal(signal.SIGTERM, lambda *_: told.set())
+print("on", flush=True)
 while True:
     time.sleep(1)
 """
@@ -245,6 +246,8 @@ while True:
 
 async def test_a_child_that_does_not_end_is_ended() -> None:
     """One that was told and goes on is gone a while after its parent, though nobody is left to kill it."""
-    child = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGS, stdin=PIPE)
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGS, stdin=PIPE, stdout=PIPE)
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"on\n"  # before it ignores the signal, it would end at once
     await child.communicate(b"")
     assert child.returncode == 1
