@@ -25,7 +25,7 @@ from eddy_mesh.errors import ConfigError
 STOP_WAIT_S = 0.3
 """How long a source that was told to stop waits for a full edge before it counts what it holds as lost."""
 
-GATHER_S = 0.002
+GATHER_S = 0.0005
 """How long a busy source lets input gather: five hundred wakes a second cost little, ten thousand do not."""
 
 _NEXT_PORTS = 10

@@ -38,7 +38,7 @@ from eddy_mesh.store.local_segment import (
     segment_path,
 )
 
-FLUSH_S = 0.2
+FLUSH_S = 0.04
 """Longest time that events wait in memory before they are written."""
 EXPIRE_S = 30.0
 """How often age is looked at where nothing comes in."""
