@@ -12,7 +12,7 @@ from eddy_mesh import rows
 from eddy_mesh.actor.edge import Edge, Mailbox, Overload
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage
-from eddy_mesh.runtime.spill import Spill
+from eddy_mesh.runtime.spill import Spill, take_over
 
 KIND = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
 
@@ -169,3 +169,16 @@ async def test_what_is_being_handled_counts_for_the_quota(tmp_path: Path) -> Non
     assert queue.edge.ledger.dropped == {"spool_full": 4}
     queue.spill.close()
     await turns()
+
+
+async def test_spools_of_several_generations_become_one_in_order(tmp_path: Path) -> None:
+    """Two generations were open when the process ended: both are gone on with, the older one first."""
+    for generation, first in ((2, 0), (10, 4)):
+        queue = Queue(tmp_path / f"a.{generation}")
+        queue.offer(90, first, first + 2)
+    (tmp_path / "a.b.3").mkdir()
+    assert take_over(tmp_path, "a", tmp_path / "a.11")
+    assert (files(tmp_path / "a.11"), files(tmp_path / "a.b.3"), (tmp_path / "a.2").exists()) == (4, 0, False)
+    again = Queue(tmp_path / "a.11")
+    assert [await again.handle() for _ in range(4)] == [0, 2, 4, 6]
+    assert not take_over(tmp_path, "a", tmp_path / "a.12")

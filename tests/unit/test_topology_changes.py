@@ -127,7 +127,12 @@ def test_a_move_says_what_stays_behind() -> None:
         (
             'to = "keep"\n',
             'to = "keep"\noverload = "spool"\n',
-            ["~ reconfigure edge kept: durable; overload block -> spool"],
+            [
+                (
+                    "~ rewire      edge kept: durable; overload block -> spool;"
+                    " goes on; what its stream holds stays as it is"
+                )
+            ],
         ),
         (
             'from = "in"\nto = "cook"\n',

@@ -89,14 +89,14 @@ def test_a_process_of_an_agent_is_no_candidate() -> None:
 
 
 def test_a_generation_is_new_only_where_the_edge_changed() -> None:
-    """Another statement gives one edge the new revision; the others keep theirs."""
+    """Another statement or policy gives one edge the new revision; the others keep theirs."""
     before = place(read(SHARED, "t"), workers("w1"))
     changed = SHARED.replace('to = "keep"\n', 'to = "keep"\nstatement = "SELECT * WHERE level <= error"\n')
     after = place(read(changed, "t"), workers("w1"), before)
     assert {name: edge.generation for name, edge in after.edges.items()} == {"lines": 1, "kept": 2}
     assert table(after, "w1/cook.0").out_edges[0].generation == 2
     policy = SHARED.replace('overload = "spool"', 'overload = "sample"')
-    assert place(read(policy, "t"), workers("w1"), before).edges["kept"].generation == 1
+    assert place(read(policy, "t"), workers("w1"), before).edges["kept"].generation == 2
 
 
 def test_an_earlier_placement_comes_back_with_new_generations() -> None:

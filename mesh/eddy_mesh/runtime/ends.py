@@ -21,7 +21,7 @@ from eddy_mesh.actor.edge import Edge, Overload
 from eddy_mesh.actor.surroundings import Surroundings
 from eddy_mesh.batch import Batch
 from eddy_mesh.commands import State
-from eddy_mesh.config import InEdge, Partition, Retention
+from eddy_mesh.config import InEdge, OutEdge, Partition, Retention
 from eddy_mesh.errors import BusError
 from eddy_mesh.flows import EdgeEnd, FlowReceiver, Of, Position
 from eddy_mesh.partition import part_of
@@ -29,7 +29,7 @@ from eddy_mesh.runtime.durable.edge import DurableEdge, Share
 from eddy_mesh.runtime.durable.intake import Intake
 from eddy_mesh.runtime.durable.receiver import DurableReceiver
 from eddy_mesh.runtime.router import Line, Router
-from eddy_mesh.runtime.spill import Spill
+from eddy_mesh.runtime.spill import Spill, take_over
 from eddy_mesh.selection import compile_statement
 from eddy_mesh.task import Task
 
@@ -122,25 +122,15 @@ class LiveEnd:
         spec, cell = self.spec, self._cell
         plan = compile_statement(spec.statement, now_ns=self._around.now_ns())
         name = f"{spec.name}@{spec.generation} ({where}) > {cell.name}"
-        spill = None
-        if spec.overload == "spool":
-            folder = self._around.state_of(cell.name) / "spool"
-            spill = Spill(self._spool(folder, where), spec.spool_bytes, cell.mailbox)
+        folder = spool_folder(self._around.state_of(cell.name), f"{spec.name}.{where}", spec, alone=self._takes_over)
+        spill = None if folder is None else Spill(folder, spec.spool_bytes, cell.mailbox)
+        if spill is not None:
             self._spills.append(spill)
         part = part_of(spec.partition) if where == HERE else None  # what comes from elsewhere is that part only
         edge = Edge(name, plan, cell.mailbox, Overload(spec.overload), spill, part)
         if spill is not None:
             spill.recover(edge)
         return edge
-
-    def _spool(self, folder: Path, where: str) -> Path:
-        """Return the folder of a spool: each generation has its own, as two of them can be open at a time."""
-        name = f"{self.spec.name}.{where}"
-        wanted = folder / f"{name}.{self.spec.generation}"
-        left = sorted(folder.glob(f"{name}.*"))
-        if self._takes_over and left and not wanted.exists():
-            left[0].rename(wanted)
-        return wanted
 
     async def _receive(self, edge: Edge) -> None:
         around, spec = self._around, self.spec
@@ -286,3 +276,17 @@ def offering(edge: Edge, now_ns: Callable[[], int]) -> Callable[[Batch], Awaitab
         edge.offer(batch, now_ns())
 
     return deliver
+
+
+def spool_folder(state: Path, name: str, spec: InEdge | OutEdge, *, alone: bool) -> Path | None:
+    """Return the folder of the spool of an end, each generation has its own; None where it needs none.
+
+    Args:
+        state: folder of the agent.
+        name: of the edge and its side.
+        spec: the edge; with another policy than ``spool``, what an earlier life left is still gone on with.
+        alone: whether no other generation is open: then what an earlier life left is this one's.
+    """
+    wanted = state / "spool" / f"{name}.{spec.generation}"
+    is_left = alone and take_over(wanted.parent, name, wanted)
+    return wanted if is_left or spec.overload == "spool" else None

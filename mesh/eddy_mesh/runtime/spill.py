@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,9 @@ class Spill:
             self._feeding.cancel()
         if self._edge is None:
             return
-        self._mailbox.withdraw(self._edge)
+        for batch in self._mailbox.withdraw(self._edge):
+            if id(batch) not in self._lent:  # it came while the edge had another policy
+                self._mailbox.put(self._edge, batch)
         for batch, place in list(self._lent.values()):
             if not place.size and not self._write(place, _framed(batch)):
                 self._edge.discard(batch, "spool_full")
@@ -230,3 +233,29 @@ def _unframed(data: bytes) -> Batch | None:
         return codec.decode(frame.data, kind, frame.origin)
     except (ValueError, msgspec.MsgspecError, WireError):
         return None
+
+
+def take_over(folder: Path, name: str, wanted: Path) -> bool:
+    """Make one spool of all that earlier lives left for an edge, in order; return whether there is any.
+
+    Args:
+        folder: with the spools ``<name>.<generation>``.
+        name: of the edge.
+        wanted: the spool's folder from now on.
+    """
+    folders = {path.name.removeprefix(f"{name}."): path for path in folder.glob(f"{name}.*")}
+    generations = sorted((generation for generation in folders if generation.isdecimal()), key=int)
+    left = [folders[generation] for generation in generations if any(folders[generation].glob("[0-9]*.batch"))]
+    if not left:
+        return False
+    number = int(max(left[0].glob("[0-9]*.batch")).stem)
+    for other in left[1:]:
+        for path in sorted(other.glob("[0-9]*.batch")):
+            number += 1
+            path.rename(left[0] / f"{number:012d}.batch")
+    for generation in generations:
+        if folders[generation] != left[0]:
+            shutil.rmtree(folders[generation], ignore_errors=True)
+    if left[0] != wanted:
+        left[0].rename(wanted)
+    return True

@@ -18,9 +18,10 @@ from eddy_mesh.conservation import Ledger
 from eddy_mesh.flows import Position
 from eddy_mesh.runtime.demand import Demand
 from eddy_mesh.runtime.durable.sender import DurableSender
-from eddy_mesh.runtime.ends import DurableEnd, End, Fences, LiveEnd, durable_edge
+from eddy_mesh.runtime.ends import DurableEnd, End, Fences, LiveEnd, durable_edge, spool_folder
 from eddy_mesh.runtime.generations import Generations
 from eddy_mesh.runtime.router import Line, Router
+from eddy_mesh.runtime.spill import Spill
 from eddy_mesh.selection import compile_statement
 
 SENDER = "sender"
@@ -33,11 +34,18 @@ class Sender:
     Attributes:
         cell: what puts events into the stream.
         edges: generation → edge that leads to it.
+        spills: what keeps batches on disk for those with policy ``spool``.
     """
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         self.edges: dict[int, Edge] = {}
+        self.spills: list[Spill] = []
+
+    def close(self) -> None:
+        """Leave what waits in the spools there, for the next life."""
+        for spill in self.spills:
+            spill.close()
 
 
 class Wiring:
@@ -81,9 +89,19 @@ class Wiring:
         if spec.generation not in sender.edges:
             plan = compile_statement(spec.statement, now_ns=self._around.now_ns())
             name = f"{spec.name}@{spec.generation} {producer.name} > stream"
-            edge = Edge(name, plan, sender.cell.mailbox, Overload(spec.overload))
+            spill = self._spill(sender, spec)
+            edge = Edge(name, plan, sender.cell.mailbox, Overload(spec.overload), spill)
             sender.edges[spec.generation] = edge
             self._router.join(edge, sender.cell, Line(spec.name, spec.generation, frozenset({producer.name})))
+            if spill is not None:
+                spill.recover(edge)
+
+    def _spill(self, sender: Sender, spec: OutEdge) -> Spill | None:
+        folder = spool_folder(self._around.state_of(sender.cell.name), spec.name, spec, alone=not sender.edges)
+        if folder is None:
+            return None
+        sender.spills.append(Spill(folder, spec.spool_bytes, sender.cell.mailbox))
+        return sender.spills[-1]
 
     def _sender_cell(self, producer: Cell, spec: OutEdge) -> Cell:
         edge = durable_edge(self._around.backplane, spec.name, spec.partition, spec.retention)
@@ -126,8 +144,9 @@ class Wiring:
             for generation in old:
                 self._router.leave(sender.edges.pop(generation))
             if not sender.edges:
+                await sender.cell.drain(for_good=True)  # broken off, it is still known, and `stop` ends and counts it
+                sender.close()
                 del self.senders[agent, name]
-                await sender.cell.drain(for_good=True)
                 self._keep(sender.cell.ledgers())
 
     def sweep(self) -> None:
@@ -153,8 +172,10 @@ class Wiring:
             self._ending.append((cell, end))
 
     async def stop(self) -> None:
-        """End every sender now; what waits in it is counted as dropped."""
+        """End every sender now; what waits in it stays in its spool, or is counted as dropped."""
         for sender in self.senders.values():
+            await sender.cell.halt()
+            sender.close()
             await sender.cell.stop()
 
     def close(self, cell: Cell) -> None:

@@ -18,7 +18,7 @@ class PlacedEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes:
         name: as in the manifest; with ``.<host>`` where the consumer is one of several, each on a host of its own.
         entry: name in the manifest.
-        generation: revision in which it last changed: its ends, statement, delivery or partitions.
+        generation: revision in which it last changed: its ends, statement, delivery, partitions or policy.
         producers: ``<host>/<agent>`` of each, sorted.
         consumers: ``<host>/<agent>`` of each, in the order of the instances.
         statement: what it carries.
@@ -46,7 +46,8 @@ class PlacedEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def flow(self) -> tuple[object, ...]:
         """What makes a new generation when it changes."""
-        return (self.producers, self.consumers, self.statement, self.delivery, self.field, self.of)
+        ends = (self.producers, self.consumers, self.statement, self.delivery, self.field, self.of)
+        return (*ends, self.overload, self.spool_bytes)
 
     def partition(self, index: int) -> Partition:
         """Return the part of the consumer with that index; all where it is alone, or shares a durable consumer."""
