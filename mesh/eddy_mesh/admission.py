@@ -27,6 +27,7 @@ IDLE = "idle_connections"
 PAUSED = "accepting_paused"
 
 _PREFIX = 64
+_LEAST_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +35,19 @@ class Limits:
     """Bounds of a stream listener.
 
     Attributes:
-        read_bytes: most bytes taken from a connection at a time.
+        read_bytes: most bytes taken from a connection at a time, see `Admission.share`.
         max_connections: connections open at a time; one more is closed at once.
         max_connections_per_peer: the same for one peer, see `peer_group`.
         first_wait_s: a connection that sent nothing whole for so long is closed; 0 is never. One that did may be quiet
             for as long as it likes: RFC 6587 and RFC 5425 senders keep theirs open for days.
+        together_bytes: what is read at a time from all connections together; 0 is no bound.
     """
 
     read_bytes: int
     max_connections: int = MAX_CONNECTIONS
     max_connections_per_peer: int = MAX_CONNECTIONS_PER_PEER
     first_wait_s: float = FIRST_WAIT_S
+    together_bytes: int = 0
 
 
 def peer_group(address: str | None) -> str:
@@ -78,6 +81,14 @@ class Admission:
         self._open += 1
         self._of_group[group] += 1
         return ""
+
+    def share(self) -> int:
+        """Return how many bytes are to be read at a time from the connection that was admitted last.
+
+        Large reads are cooked in half the time, but a listener must not hold that much of every connection.
+        """
+        most, together = self._limits.read_bytes, self._limits.together_bytes
+        return max(min(most, together // self._open), most // _LEAST_SHARE) if together else most
 
     def leave(self, group: str) -> None:
         """Count a connection out that was admitted."""

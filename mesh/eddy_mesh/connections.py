@@ -48,6 +48,7 @@ class Connection:
         reader, writer: its two directions.
         address: of the peer, canonical; None on a unix socket.
         port: of the peer; None on a unix socket.
+        read_bytes: how much to read at a time.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class Connection:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         peer: tuple[str | None, int | None],
+        read_bytes: int,
         note_idle: Callable[[str | None], None],
     ) -> None:
         self.reader = reader
         self.writer = writer
+        self.read_bytes = read_bytes
         self.address, self.port = peer
         self._note_idle = note_idle
         self._first_wait: asyncio.TimerHandle | None = None
@@ -161,15 +164,19 @@ class StreamListener:
             self._complain(reason, "refused", peer[0], limit=limit)
             return
         self._unattended.add(connection)
-        task = group.create_task(self._attend(connection, peer, tls))
+        task = group.create_task(self._attend(connection, peer, tls, self._admission.share()))
         task.add_done_callback(partial(self._ended, connection, peers))
 
     async def _attend(
-        self, accepted: socket.socket, peer: tuple[str | None, int | None], tls: ssl.SSLContext | None
+        self,
+        accepted: socket.socket,
+        peer: tuple[str | None, int | None],
+        tls: ssl.SSLContext | None,
+        read_bytes: int,
     ) -> None:
         self._unattended.discard(accepted)
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(self._limits.read_bytes)
+        reader = asyncio.StreamReader(read_bytes)
         protocol = asyncio.StreamReaderProtocol(reader)
         if peer[0] is not None:  # else a peer that vanished counts for ever
             with suppress(OSError):  # gone again: macOS says so here
@@ -179,7 +186,7 @@ class StreamListener:
                 lambda: protocol, accepted, ssl=tls, ssl_handshake_timeout=_HANDSHAKE_S if tls else None
             )
             writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-            connection = Connection(reader, writer, peer, self._idle)
+            connection = Connection(reader, writer, peer, read_bytes, self._idle)
             if self._limits.first_wait_s:
                 connection.expect(self._limits.first_wait_s)
             try:

@@ -54,3 +54,14 @@ def test_many_complaints_are_one_of_each_kind() -> None:
     complaints.add("idle", "closed")
     assert complaints.take() == {"full": {"refused": 2, "source.ip": "192.0.2.1"}, "idle": {"closed": 1}}
     assert complaints.take() == {}
+
+
+def test_many_connections_share_what_is_read_at_a_time() -> None:
+    """The first read as much as they like; the more are open, the less a new one does, down to a sixteenth."""
+    admission = Admission(Limits(1600, together_bytes=4000))
+    shares = []
+    for _ in range(100):
+        admission.admit("")
+        shares.append(admission.share())
+    assert shares[:4] == [1600, 1600, 1333, 1000]
+    assert shares[-1] == 100

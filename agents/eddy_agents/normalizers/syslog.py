@@ -42,7 +42,8 @@ from eddy_mesh.listening import (
 
 OUTPUT = Kind(Stage.RAW, EventClass.SYSTEM, "syslog")
 MEDIA_TYPE = "text/plain"
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 1024 * 1024
+_TOGETHER_BYTES = 64 * 1024 * 1024
 _UNIX_MODE = 0o666  # as /dev/log: every program of the host may log
 
 
@@ -116,7 +117,11 @@ class Source:
         tcp = Binding("tcp", config.port_taken, config.fallback_ports, config.reuse_port)
         attend = _Streams(outlet, config.max_line_bytes).attend
         limits = Limits(
-            _READ_BYTES, config.max_connections, config.max_connections_per_peer, config.first_message_wait_s
+            _READ_BYTES,
+            config.max_connections,
+            config.max_connections_per_peer,
+            config.first_message_wait_s,
+            _TOGETHER_BYTES,
         )
         listener = StreamListener(outlet, limits, attend)
         local = StreamListener(outlet, limits, attend)  # its own: nobody from outside keeps programs out
@@ -171,20 +176,20 @@ class _Streams:
 
     async def attend(self, connection: Connection) -> None:
         """Take in one connection: a draft a read, and at its end the message that has no delimiter."""
-        reader = connection.reader
+        reader, read_bytes = connection.reader, connection.read_bytes
         sender = _Sender(connection.address, connection.port, self._outlet)
         framer = SyslogFramer(self._max_line_bytes)
         pace = Pace()
         try:
-            while data := await reader.read(_READ_BYTES):
+            while data := await reader.read(read_bytes):
                 frames = framer.feed(data)
                 sender.note_cut(frames)
                 if len(frames):
                     connection.heard()
                     await emit_or_count(self._outlet, sender.draft(frames))
-                await pace.wait(full=len(data) == _READ_BYTES)
+                await pace.wait(full=len(data) == read_bytes)
         except asyncio.CancelledError:
-            frames = framer.feed(await rest_of(reader, _READ_BYTES))
+            frames = framer.feed(await rest_of(reader, read_bytes))
             sender.note_cut(frames)
             if len(frames):
                 await emit_last(self._outlet, sender.draft(frames))

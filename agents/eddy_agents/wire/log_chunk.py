@@ -62,10 +62,6 @@ class Chunk:
         """Number of lines."""
         return len(self.begins)
 
-    def offsets_of(self, byte: int) -> Offsets:
-        """Return where a byte is in ``text``, and twice an offset after all lines."""
-        return np.concatenate([(self.data == byte).nonzero()[0], [len(self.text)] * 2])
-
     def line(self, row: int) -> bytes:
         """Return one line."""
         return self.text[int(self.begins[row]) : int(self.ends[row])]

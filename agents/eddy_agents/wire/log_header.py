@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from eddy_agents.wire.log_chunk import Chunk, Repair
 from eddy_agents.wire.log_columns import Codes
-from eddy_agents.wire.log_spans import Data, Offsets, numbers_at, packed, texts_at, windows
+from eddy_agents.wire.log_spans import Data, Offsets, firsts_of, numbers_at, packed, texts_at, windows
 from eddy_agents.wire.syslog import MAX_PRIORITY, PLAIN_NAMES
 from eddy_agents.wire.syslog_time import Clock
 from eddy_mesh.columns import Text
@@ -26,6 +26,8 @@ _TIME_BYTES = 15
 _SPACE, _COLON, _OPENING, _CLOSING, _LESS, _GREATER = b" :[]<>"
 _MOST_PRIORITY_BYTES = 5
 _MINUTE_BYTES = 12
+_NAMES_BYTES = 96
+"""Host and tag with its pid are looked for in so many bytes; the expressions take longer ones."""
 _PRIORITIES = [b"%d" % priority for priority in range(MAX_PRIORITY + 1)]
 _NAMES = re.compile(PLAIN_NAMES.encode())
 """Host and tag."""
@@ -96,16 +98,18 @@ def _delimited(chunk: Chunk, rows: npt.NDArray[np.intp], times: Offsets) -> _Hea
     """Return the headers that end in a colon before a space or at the end of the line."""
     data, begins, ends = chunk.data, chunk.begins[rows], chunk.ends[rows]
     hosts = times + _TIME_BYTES + 1
-    spaces, brackets = chunk.offsets_of(_SPACE), chunk.offsets_of(_OPENING)
-    after_host = spaces.searchsorted(hosts)
-    tags = np.minimum(spaces[after_host] + 1, ends)
-    colons = np.minimum(spaces[after_host + 1], ends) - 1
-    opening = brackets[brackets.searchsorted(tags)]
+    heads = windows(data, hosts, _NAMES_BYTES)
+    after_host, after_tag = firsts_of(heads == _SPACE, 2)
+    tags = np.minimum(hosts + after_host + 1, ends)
+    colons = np.minimum(hosts + after_tag, ends) - 1
+    opening = hosts + firsts_of(heads == _OPENING, 1)[0]
+    is_seen = (opening >= tags) & ((after_tag < _NAMES_BYTES) | (hosts + _NAMES_BYTES >= ends))
     has_pid = opening < colons
     tag_ends = np.where(has_pid, opening, colons)
     pids, pid_ends = np.where(has_pid, opening + 1, colons), np.where(has_pid, colons - 1, colons)
     numbers, is_number = numbers_at(data, pids, pid_ends)
-    fits = (tags < ends) & (data[colons] == _COLON) & (~has_pid | ((data[pid_ends] == _CLOSING) & is_number))
+    fits = is_seen & (tags < ends) & (data[colons] == _COLON)
+    fits &= ~has_pid | ((data[pid_ends] == _CLOSING) & is_number)
     messages = np.minimum(colons + 2, ends)
     return _Headers(rows, begins, times, hosts, tag_ends, pids, pid_ends, numbers, messages).only(fits)
 

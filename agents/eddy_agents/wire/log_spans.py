@@ -16,10 +16,12 @@ import numpy.typing as npt
 Data: TypeAlias = npt.NDArray[np.uint8]
 Offsets: TypeAlias = npt.NDArray[np.int64]
 
-PADDING = 64
+PADDING = 96
 """A window of so many bytes may be read at every offset of the text."""
 
 MAX_DIGITS = 8
+MAX_ADDRESS_BYTES = 16
+"""An IPv4 address, and the byte after it."""
 _ZEROS, _HIGH_BITS = np.uint64(0x3030_3030_3030_3030), np.uint64(0x8080_8080_8080_8080)
 _TO_HIGH_BIT = np.uint64(0x7676_7676_7676_7676)
 """Added to a byte, it sets the high bit of 10 and more."""
@@ -37,6 +39,21 @@ def windows(data: Data, begins: Offsets, width: int) -> Data:
     """Return the ``width`` bytes (at most `PADDING`) from each offset on: shape (n, width)."""
     every = np.ndarray((len(data) - width + 1,), f"V{width}", buffer=data, strides=(1,))
     return every[begins].view(np.uint8).reshape(-1, width)
+
+
+def firsts_of(marks: npt.NDArray[np.bool_], count: int) -> list[npt.NDArray[np.intp]]:
+    """Return where the first, second ... mark of each row is; the width of the rows where there is none.
+
+    Args:
+        marks: shape (n, width); its marks are taken away.
+        count: how many to find.
+    """
+    every, found = np.arange(len(marks)), []
+    for _ in range(count):
+        place = marks.argmax(axis=1)
+        found.append(np.where(marks[every, place], place, marks.shape[1]))
+        marks[every, place] = False
+    return found
 
 
 def texts_at(data: Data, begins: Offsets, ends: Offsets) -> list[bytes]:
@@ -98,14 +115,16 @@ def digits_folded(data: Data, begins: Offsets) -> tuple[bytes, Offsets]:
     Returns:
         The text, and one offset more than it has bytes: the last is the length of ``data`` without padding.
     """
-    is_digit = (data - np.uint8(ord("0"))) < 10
-    is_kept = np.ones(len(data), np.bool_)
+    text = data[: len(data) - PADDING + 1]
+    is_digit = (text - np.uint8(ord("0"))) < 10
+    is_kept = np.empty(len(text), np.bool_)
     np.logical_and(is_digit[1:], is_digit[:-1], out=is_kept[1:])
-    np.logical_not(is_kept[1:], out=is_kept[1:])
+    np.logical_not(is_kept, out=is_kept)
+    is_kept[:1] = True
     is_kept[begins] = True
-    is_kept[len(data) - PADDING + 1 :] = False
-    folded = np.where(is_digit, np.uint8(ord("0")), data)[is_kept]
-    return folded[:-1].tobytes(), is_kept.nonzero()[0]
+    where = is_kept.nonzero()[0]
+    zeroed = ~(is_digit.view(np.uint8) * np.uint8(0x0F)) & text  # digits are 0x30 to 0x39
+    return zeroed.take(where[:-1]).tobytes(), where
 
 
 def numbers_at(data: Data, begins: Offsets, ends: Offsets) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -127,9 +146,8 @@ def addresses_at(data: Data, begins: Offsets, ends: Offsets) -> tuple[npt.NDArra
 
     Source: RFC 6943 section 3.1.1, strict form: four decimal numbers without leading zeros.
     """
-    dots = np.concatenate([(data == ord(".")).nonzero()[0], [len(data) - PADDING] * 3])
-    first = dots.searchsorted(begins)
-    cuts = np.column_stack([begins - 1, dots[first], dots[first + 1], dots[first + 2], ends])
+    dots = firsts_of(windows(data, begins, MAX_ADDRESS_BYTES) == ord("."), 3)
+    cuts = np.column_stack([begins - 1, *(begins + dot for dot in dots), ends])
     starts, lengths = cuts[:, :-1] + 1, np.diff(cuts) - 1
     fits = ((lengths > 0) & (lengths < 4)).all(axis=1)
     parts, are_numbers = numbers_at(data, starts.ravel(), (starts + lengths).ravel())
