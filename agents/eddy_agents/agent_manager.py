@@ -4,32 +4,31 @@ In: queries on ``<backplane>.query.agent_manager.<host>/<agent>.<verb>``: ``inve
 the steps of a revision, ``prepare``, ``activate``, ``fences``, ``retire``, ``settle`` and ``abort``, see
 ``docs/decisions/0005-live-topology.md``; ``configure`` (all of them at once). What was settled last is kept in the
 agent's state directory and taken up again after a restart, also while no manager is reached; when the topology of
-record is newer, the agent-manager takes that up by itself.
+record is newer, the agent-manager takes that up by itself. What a step changes is decided in
+`eddy_mesh.topology.reconciling`, and one change ends before the next begins.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from eddy_mesh import subjects
 from eddy_mesh.agent import Result
 from eddy_mesh.batch import Batch
 from eddy_mesh.config import Serving
-from eddy_mesh.errors import BusError, ConfigError, UsageError, WireError
+from eddy_mesh.errors import BusError, ConfigError, EddyError, StoreError, UsageError
 from eddy_mesh.runtime.children import Children
 from eddy_mesh.task import Answer, Context
-from eddy_mesh.topology import record
 from eddy_mesh.topology.applied import FILE, Applied, Tables, decode
-from eddy_mesh.topology.placement import HostPlacement
+from eddy_mesh.topology.keeping import Keeping
+from eddy_mesh.topology.reconciling import Action, Holding, Verb, decide, decide_following, of_record
 
 SCOPE = "host"
 EMIT = "demand"
 INPUT: tuple[str, ...] = ()
-HISTORY = 64
 LOOK_EVERY = 5
 """Ticks, about a second each, between two looks at the record."""
 
@@ -41,10 +40,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """whether a backplane-manager may change the agents of this host process"""
 
 
-class Request(msgspec.Struct, frozen=True):
-    """What ``prepare`` and ``configure`` are asked with."""
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``abort`` is asked with."""
 
     revision: int
+
+
+class Configuration(Step, frozen=True, kw_only=True):
+    """What ``prepare`` and ``configure`` are asked with."""
+
     agents: Tables
     children: Tables | None = None
     """host processes that the agent-manager is to start below this one, ``<host>.<agent>``; None: as they are"""
@@ -52,17 +56,19 @@ class Request(msgspec.Struct, frozen=True):
     """names of the tags that events may carry; None: as they are"""
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(Step, frozen=True, kw_only=True):
     """What ``activate`` and ``settle`` are asked with."""
 
-    revision: int
+    part: str
+    """digest of what this host process is to run"""
     edges: dict[str, Serving] = {}
 
 
-class Retirement(msgspec.Struct, frozen=True):
+class Retirement(Step, frozen=True, kw_only=True):
     """What ``retire`` is asked with."""
 
-    revision: int
+    part: str
+    """digest of what this host process is to run"""
     agent: str
     fences: dict[str, dict[str, tuple[int, int]]] = {}
 
@@ -76,16 +82,17 @@ class Ends(msgspec.Struct, frozen=True):
 class Agent:
     """The agent-manager; see the module."""
 
-    queries = frozenset({"inventory", "configure", "prepare", "activate", "fences", "retire", "settle", "abort"})
+    queries = frozenset({"inventory", "fences", *map(str, Verb)})
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._context: Context | None = None
-        self._applied: Applied | None = None
         self._children: Children | None = None
-        self._pending: Applied | None = None
+        self._holds = Holding()
+        self._changing = asyncio.Lock()
         self._resumed = False
         self._looks = 0
+        self._complaints: dict[str, str] = {}
 
     @property
     def _here(self) -> Context:
@@ -102,7 +109,7 @@ class Agent:
     async def start(self, context: Context) -> None:
         """Read what was applied last."""
         self._context = context
-        self._applied = _read(context.state / FILE)
+        self._holds = Holding(applied=_read(context.state / FILE))
         state = context.state.parent.parent  # of the host process: <state>/agents/<agent> is that of an agent
         self._children = Children(context.control.config, state, lambda event, told: context.notice(event, **told))
 
@@ -115,175 +122,200 @@ class Agent:
         """Take nothing: an agent-manager has no edges."""
         return Result(filtered=batch.count)
 
-    async def on_tick(self, now_ns: int) -> Result:  # noqa: ARG002
-        """Take up, once after a start, what was settled last; now and then look whether the record is newer."""
-        if not self._resumed:  # the agents of what was settled last have been started by the host process
-            self._resumed = True
-            if self._applied is not None and self._pending is None:
-                with suppress(ConfigError):
-                    await self._below.want(self._applied.children)
-        may_look = self._config.accept and self._pending is None and self._here.bus.connected
-        if self._looks % LOOK_EVERY == 0 and may_look:
-            with suppress(BusError, WireError, ConfigError):
-                await self._follow_record()
-        self._looks += 1
-        return Result()
-
-    async def _follow_record(self) -> None:
-        """Take up a newer record that no manager is carrying out; one that does tells us itself."""
-        bucket = f"{subjects.escape(self._here.backplane).replace('=', '-')}_topology"
-        entry = await (await self._here.bus.key_value(bucket, history=HISTORY)).get(record.KEY)
-        if entry is None:
-            return
-        held = record.decode(entry.value)
-        part = held.placement.hosts.get(self._here.host)
-        known = self._applied.revision if self._applied else 0
-        is_of_record = part is not None or known > 0  # one that was taken out while it was away ends what it ran
-        if held.state is not record.RecordState.APPLIED or not is_of_record or held.revision <= known:
-            return
-        part = part or HostPlacement()
-        children: Tables = {name: {"agents": _tables(held.placement.hosts[name])} for name in part.children}
-        edges = {name: Serving(edge.generation, edge.producers) for name, edge in held.placement.edges.items()}
-        await self._take(Applied(held.revision, _tables(part), children, edges, held.placement.tags))
-        self._here.notice("topology_followed", **{"topology.revision": held.revision, "level": 5})
-
-    async def _take(self, applied: Applied) -> Answer:
-        done = await self._configure(applied)
-        _write(self._here.state / FILE, applied)
-        self._applied, self._pending = applied, None
-        return done
-
-    async def _configure(self, applied: Applied) -> Answer:
-        try:
-            self._below.check(applied.children)  # a mistake there must not leave the agents changed
-            done = await self._here.control.configure(applied.agents, applied.edges)
-            self._declare(applied)
-            return {**done, "children": msgspec.to_builtins(await self._below.want(applied.children))}
-        except ConfigError as error:
-            self._here.notice("configuration_refused", **{"error.message": "; ".join(error.mistakes)})
-            raise
-
-    def _declare(self, applied: Applied) -> None:
-        if applied.tags is not None:
-            self._here.control.declare(applied.tags)
-
     async def settle(self) -> None:
         """What was applied was written before it was answered."""
 
     def status(self) -> Answer:
-        """Return the revision that was applied last, 0 where none was, and how the child processes are."""
+        """Return the revision that was applied last, the newest that was seen (0: none), and how the children are."""
         children = self._children.status() if self._children is not None else []
         return {
-            "revision": self._applied.revision if self._applied else 0,
+            "revision": self._holds.revision,
+            "seen": self._holds.newest,
             "accepts": self._config.accept,
             "children": msgspec.to_builtins(children),
         }
+
+    # --- by itself
+
+    async def on_tick(self, now_ns: int) -> Result:  # noqa: ARG002
+        """Take up, once after a start, the children of what was settled last; now and then look at the record."""
+        self._looks += 1
+        if (self._looks - 1) % LOOK_EVERY:
+            return Result()
+        for about, work in (("children", self._resume), ("topology", self._follow_record)):
+            if not self._changing.locked():  # a step may itself wait for this tick; the next look comes soon enough
+                async with self._changing:
+                    await self._try(about, work)
+        return Result()
+
+    async def _try(self, about: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do work; what stands against it is told once, and the next look tries again."""
+        complaint = ""
+        try:
+            await work()
+        except BusError:
+            return  # the server is away
+        except (EddyError, OSError) as error:
+            complaint = str(error)
+        if complaint and complaint != self._complaints.get(about):
+            self._here.notice(f"{about}_not_taken_up", **{"error.message": complaint})
+        self._complaints[about] = complaint
+
+    async def _resume(self) -> None:
+        """The agents of what was settled last have been started by the host process, its children have not."""
+        if not self._resumed and self._holds.applied is not None and self._holds.pending is None:
+            await self._below.want(self._holds.applied.children)
+        self._resumed = True
+
+    async def _follow_record(self) -> None:
+        """Take up a record that no manager is carrying out; one that does tells us itself."""
+        here = self._here
+        if not (self._config.accept and here.bus.connected):
+            return
+        record = (await Keeping(here.bus, here.backplane).read()).record
+        if record is None:
+            return
+        action = decide_following(self._holds, record, here.host)
+        if action is Action.GO_BACK:
+            await self._go_back()
+        elif action is Action.DO:
+            await self._take(of_record(record, here.host))
+            here.notice("topology_followed", **{"topology.revision": record.revision, "level": 5})
+
+    # --- queries
 
     async def query(self, verb: str, request: Mapping[str, object]) -> AsyncGenerator[Answer, None]:
         """Answer ``inventory`` with the status of each agent, any other verb with what was done.
 
         Args:
             verb: one of `queries`.
-            request: a `Request`, `Change`, `Retirement` or `Ends`.
+            request: a `Configuration`, `Change`, `Retirement`, `Step` or `Ends`.
 
         Raises:
-            UsageError: the request makes no sense, or this host does not accept it.
+            UsageError: the request makes no sense, is over or meant for what is gone, or this host does not accept it.
             ConfigError: the tables have mistakes; nothing was changed.
-            StoreError: the configuration of a child can not be written.
+            StoreError: what is to run can not be written.
         """
         if verb == "inventory":
             for status in self._here.control.statuses():
                 yield status
             return
-        if not self._config.accept and verb != "fences":
-            raise UsageError(
-                f"{self._here.host} does not accept configurations: set accept = true on its agent-manager"
-            )
         try:
-            done = await self._steps[verb](request)
+            done = self._fences(request) if verb == "fences" else await self._step(Verb(verb), request)
         except msgspec.ValidationError as error:
             raise UsageError(f"{verb}: {error}: see subjects.md for what it needs") from None
         yield {"host": self._here.host, **done}
 
-    @property
-    def _steps(self) -> dict[str, Callable[[Mapping[str, object]], Awaitable[Answer]]]:
-        return {
-            "configure": self._at_once,
-            "prepare": self._prepare,
-            "activate": self._activate,
-            "fences": self._fences,
-            "retire": self._retire,
-            "settle": self._settle,
-            "abort": self._abort,
+    def _fences(self, request: Mapping[str, object]) -> Answer:
+        return {"flows": dict(self._here.control.fences(msgspec.convert(request, Ends).edges))}
+
+    async def _step(self, verb: Verb, request: Mapping[str, object]) -> Answer:
+        if not self._config.accept:
+            raise UsageError(
+                f"{self._here.host} does not accept configurations: set accept = true on its agent-manager"
+            )
+        steps = {
+            Verb.CONFIGURE: self._configure,
+            Verb.PREPARE: self._prepare,
+            Verb.ACTIVATE: self._activate,
+            Verb.RETIRE: self._retire,
+            Verb.SETTLE: self._settle,
+            Verb.ABORT: self._abort,
         }
+        async with self._changing:
+            return await steps[verb](request)
+
+    def _decide(self, verb: Verb, revision: int, part: str = "") -> Action:
+        action = decide(verb, self._holds, revision, part)
+        self._holds = self._holds.after(revision)
+        return action
 
     # --- the steps of a revision
 
-    def _asked(self, request: Mapping[str, object]) -> Applied:
-        asked = msgspec.convert(request, Request)
-        held = self._applied.children if self._applied else {}
-        tags = self._applied.tags if self._applied and asked.tags is None else asked.tags
-        return Applied(asked.revision, asked.agents, held if asked.children is None else asked.children, tags=tags)
+    def _asked(self, verb: Verb, request: Mapping[str, object]) -> Applied:
+        asked, held = msgspec.convert(request, Configuration), self._holds.applied
+        self._decide(verb, asked.revision)
+        children = asked.children if asked.children is not None else held.children if held else {}
+        tags = held.tags if held and asked.tags is None else asked.tags
+        return Applied(asked.revision, asked.agents, children, tags=tags)
 
-    async def _at_once(self, request: Mapping[str, object]) -> Answer:
-        applied = self._asked(request)
-        return {"revision": applied.revision, **await self._take(applied)}
+    async def _configure(self, request: Mapping[str, object]) -> Answer:
+        applied = self._asked(Verb.CONFIGURE, request)
+        try:
+            return {"revision": applied.revision, **await self._take(applied)}
+        except ConfigError as error:
+            self._here.notice("configuration_refused", **{"error.message": "; ".join(error.mistakes)})
+            raise
 
     async def _prepare(self, request: Mapping[str, object]) -> Answer:
-        pending = self._asked(request)
-        if self._applied is not None and pending.revision < self._applied.revision:
-            raise UsageError(
-                f"{self._here.host} runs revision {self._applied.revision} already, which is newer than "
-                f"{pending.revision}: plan again from the topology of record"
-            )
-        children = {**(self._applied.children if self._applied else {}), **pending.children}
+        pending, before = self._asked(Verb.PREPARE, request), self._holds
+        children = {**(before.applied.children if before.applied else {}), **pending.children}
         self._below.check(children)
-        done = await self._here.control.prepare(pending.agents)
+        self._holds = before.prepared(pending)  # first: whatever ends this half-way, abort goes back
+        try:
+            done = await self._here.control.prepare(pending.agents)
+        except ConfigError:
+            self._holds = before  # nothing was changed
+            raise
         self._declare(pending)
         await self._below.want(children)
-        self._pending = pending
         return {"revision": pending.revision, **done}
 
     async def _activate(self, request: Mapping[str, object]) -> Answer:
         change = msgspec.convert(request, Change)
+        self._decide(Verb.ACTIVATE, change.revision, change.part)
         await self._here.control.activate(change.edges)
         return {"revision": change.revision}
 
-    async def _fences(self, request: Mapping[str, object]) -> Answer:
-        return {"flows": dict(self._here.control.fences(msgspec.convert(request, Ends).edges))}
-
     async def _retire(self, request: Mapping[str, object]) -> Answer:
         asked = msgspec.convert(request, Retirement)
+        self._decide(Verb.RETIRE, asked.revision, asked.part)
         await self._here.control.retire(asked.agent, asked.fences)
         return {"revision": asked.revision, "agent": asked.agent}
 
     async def _settle(self, request: Mapping[str, object]) -> Answer:
         change = msgspec.convert(request, Change)
-        self._here.control.settle(change.edges)
-        pending = self._pending
-        if pending is not None and pending.revision == change.revision:
-            applied = msgspec.structs.replace(pending, edges=change.edges)
-            await self._below.want(applied.children)
-            _write(self._here.state / FILE, applied)
-            self._applied, self._pending = applied, None
-        elif self._applied is not None:
-            self._applied = msgspec.structs.replace(self._applied, revision=change.revision, edges=change.edges)
-            _write(self._here.state / FILE, self._applied)
+        self._decide(Verb.SETTLE, change.revision, change.part)
+        await self._here.control.settle(change.edges)
+        if self._holds.pending is not None:
+            await self._below.want(self._holds.pending.children)
+        if held := self._holds.pending or self._holds.applied:
+            self._keep(msgspec.structs.replace(held, revision=change.revision, edges=change.edges))
         return {"revision": change.revision}
 
     async def _abort(self, request: Mapping[str, object]) -> Answer:
-        """Go back to what was settled last, or to the configuration file where nothing was."""
-        revision = msgspec.convert(request, Change).revision
-        if self._pending is None or self._pending.revision != revision:
-            return {"revision": revision}
-        begun = Applied(0, msgspec.to_builtins(self._here.control.config.agents))
-        await self._configure(self._applied or begun)
-        self._pending = None
+        revision = msgspec.convert(request, Step).revision
+        if self._decide(Verb.ABORT, revision) is Action.GO_BACK:
+            await self._go_back()
         return {"revision": revision}
 
+    # --- what they come to
 
-def _tables(part: HostPlacement) -> Tables:
-    return {name: msgspec.to_builtins(agent) for name, agent in part.agents.items()}
+    async def _take(self, applied: Applied) -> Answer:
+        """Run exactly this, all steps at once, and write it down."""
+        done = await self._run(applied)
+        self._keep(applied)
+        return done
+
+    async def _go_back(self) -> None:
+        """Run what was settled last, or what the configuration file says where nothing was."""
+        begun = Applied(0, msgspec.to_builtins(self._here.control.config.agents))
+        await self._run(self._holds.applied or begun)
+        self._holds = self._holds.prepared(None)
+
+    async def _run(self, applied: Applied) -> Answer:
+        self._below.check(applied.children)  # a mistake there must not leave the agents changed
+        done = await self._here.control.configure(applied.agents, applied.edges)
+        self._declare(applied)
+        return {**done, "children": msgspec.to_builtins(await self._below.want(applied.children))}
+
+    def _declare(self, applied: Applied) -> None:
+        control = self._here.control
+        control.declare(control.config.tags if applied.tags is None else applied.tags)
+
+    def _keep(self, applied: Applied) -> None:
+        _write(self._here.state / FILE, applied)
+        self._holds = self._holds.settled(applied)
 
 
 def _read(path: Path) -> Applied | None:
@@ -295,5 +327,8 @@ def _read(path: Path) -> Applied | None:
 
 def _write(path: Path, applied: Applied) -> None:
     partial = path.with_suffix(".part")
-    partial.write_bytes(msgspec.json.encode(applied))
-    partial.replace(path)
+    try:
+        partial.write_bytes(msgspec.json.encode(applied))
+        partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: can not be written: {error}: make room, it is tried again") from None

@@ -97,6 +97,24 @@ async def test_file_goes_on_where_the_last_run_ended(outlet: MemoryOutlet, tmp_p
     assert {row["log.file.path"] for row in outlet.rows} == {str(log)}
 
 
+async def test_reading_goes_on_while_a_checkpoint_waits(
+    outlet: MemoryOutlet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is taken durably takes its time; the next lines do not wait for it."""
+    is_asked = asyncio.Event()
+
+    async def never() -> None:
+        is_asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(outlet, "settled", never)
+    append(tmp_path / "a.log", b"one\n")
+    async with running(file_source(tmp_path), outlet):
+        await is_asked.wait()
+        append(tmp_path / "a.log", b"two\n")
+        await outlet.until(lambda: len(outlet.rows) == 2)
+
+
 async def test_checkpoint_waits_for_what_it_covers(outlet: MemoryOutlet, tmp_path: Path) -> None:
     """A run whose events nobody took leaves no trace: the next one gives them again."""
     append(tmp_path / "a.log", b"one\n")

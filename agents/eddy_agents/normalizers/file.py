@@ -185,18 +185,18 @@ class _Follower:
         self._earlier = self._file.found
         self._known = {place.key: place for place in self._earlier.places} if self._earlier else {}
         self._is_first_scan = True
+        self._checkpoint_at_s = 0.0
+        self._keeping: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        wait_s, discover_at_s, checkpoint_at_s = self._config.poll_s, 0.0, 0.0
+        wait_s, discover_at_s = self._config.poll_s, 0.0
         while True:
             now_s = self._loop.time()
             if now_s >= discover_at_s:
                 await self._discover()
                 discover_at_s = now_s + self._config.discover_s
             was_active = await self._poll()
-            if now_s >= checkpoint_at_s:
-                await self._checkpoint()
-                checkpoint_at_s = self._loop.time() + CHECKPOINT_S
+            self._checkpoint_now_and_then()
             config = self._config
             wait_s = tail.next_wait_s(wait_s, was_active=was_active, least_s=config.poll_s, most_s=config.max_poll_s)
             await asyncio.sleep(0 if was_active else wait_s)
@@ -333,6 +333,19 @@ class _Follower:
 
     # --- checkpoint --------------------------------------------------------------------------------------------
 
+    def _checkpoint_now_and_then(self) -> None:
+        """Begin a checkpoint where one is due; reading goes on while what it covers is taken.
+
+        Raises:
+            OSError: the last one could not be written.
+        """
+        if self._keeping is not None and self._keeping.done():
+            self._keeping.result()
+            self._keeping = None
+            self._checkpoint_at_s = self._loop.time() + CHECKPOINT_S
+        if self._keeping is None and self._loop.time() >= self._checkpoint_at_s:
+            self._keeping = self._loop.create_task(self._checkpoint(), name="checkpoint")
+
     async def _checkpoint(self) -> None:
         places = [followed.place for followed in self._tails.values()]
         places += [
@@ -344,6 +357,9 @@ class _Follower:
 
     async def stop(self) -> None:
         """Write the last checkpoint if what it covers is taken in time, and close the files."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         try:
             await in_time(_STOP_WAIT_S, self._checkpoint())
         finally:
