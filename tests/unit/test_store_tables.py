@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from eddy_mesh.columns import Addresses, Bytes, Column, Constant, Ids, Maps, Num
 from eddy_mesh.rows import flat_row, flat_rows
 from eddy_mesh.selection.parse import compile_statement
 from eddy_mesh.store.archive_store import ArchiveStore, StoreConfig
+from eddy_mesh.store.arrow_stream import ArrowStream
 from eddy_mesh.store.gather import gather
 from eddy_mesh.store.unfold import unfold
 
@@ -55,6 +57,7 @@ HALF_NULL: dict[str, tuple[str, Column]] = {
     "v6": ("source.ip", Addresses(np.array([[0x20010DB8 << 32, 1], [0, 0], [0, 0xFFFF_0000_0001]], ">u8"), NULLS)),
     "words": ("network.transport", Words(np.array([1, 0, 1], np.uint8), ("tcp", "ü'\x00\n"), NULLS)),
     "text": ("message", Text(*pack([b"one", b"", "zwölf".encode()]), NULLS)),
+    "part of longer text": ("message", Text(np.array([4, 5, 5, 8], np.uint32), "not aölso".encode(), NULLS)),
     "plain text": ("message", Text(*pack([b"one", b"two", b"three"]))),
     "bytes": ("event.original", Bytes(*pack([b"\x00\xff", b"", b"x"]), NULLS)),
     "parent": ("parents", Ids(5, np.array([1, 2, 3], np.uint64))),
@@ -204,3 +207,20 @@ def test_rows_of_a_batch_are_its_single_rows() -> None:
     columns = {name: column for name, column in HALF_NULL.values() if not isinstance(column, Maps)}
     batch = _batch(columns | {"extra": any_column([{"user.id": "0"}, None, {"json.x": None}])})
     assert list(flat_rows(batch)) == [flat_row(batch, row) for row in range(batch.count)]
+
+
+def test_text_that_is_no_utf8_is_replaced(tmp_path: Path) -> None:
+    """A text may begin within a character: then it is none, though all of them together are UTF-8."""
+    halves = Text(np.array([0, 1, 2, 3], np.uint32), "öx".encode())
+    rows = _sealed(tmp_path, [_batch({"message": halves, "user.name": Text(*pack([b"\xff", b"a", b""]))})])
+    assert [row["message"] for row in rows] == ["\ufffd", "\ufffd", "x"]
+    assert [row["user.name"] for row in rows] == ["\ufffd", "a", ""]
+
+
+def test_a_stream_is_read_as_often_as_it_is_asked_for() -> None:
+    """DuckDB looks at the form first, and may scan a table twice."""
+    stream = ArrowStream(3, {"n": Numbers(np.array([True, False, True]), NULLS)})
+    with closing(duckdb.connect()) as connection:
+        connection.register("v", stream)
+        rows = connection.execute("SELECT a.n, b.n FROM v AS a POSITIONAL JOIN v AS b").fetchall()
+    assert rows == [(True, True), (None, None), (True, True)]

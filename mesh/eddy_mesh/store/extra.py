@@ -12,20 +12,17 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from eddy_mesh.batch import EXTRA
 from eddy_mesh.cer import Value
 from eddy_mesh.columnize import any_column
-from eddy_mesh.columns import Column, Constant, Maps, Words
-
-Objects = npt.NDArray[np.object_]
+from eddy_mesh.columns import Column, Constant, Maps, Text, Words, pack
 
 _encode = msgspec.json.Encoder().encode
 
 
-def encode_extra(columns: Mapping[str, Column], count: int) -> Objects | str | None:
-    """Return the JSON of each row as an array of str or None; one value where all rows have the same.
+def encode_extra(columns: Mapping[str, Column], count: int) -> Text | Words | str | None:
+    """Return the JSON of each row; one value where all rows have the same.
 
     Args:
         columns: those that are stored as JSON, by field name; the column of maps, `EXTRA`, among them.
@@ -37,12 +34,10 @@ def encode_extra(columns: Mapping[str, Column], count: int) -> Objects | str | N
         return _json(_row(columns, 0)) if count else None
     only = next(iter(columns.items())) if len(columns) == 1 else None
     if only is not None and isinstance(only[1], Words) and only[1].nulls is None:
-        texts = np.array([_json({only[0]: text}) for text in only[1].values], dtype=object)
-        coded: Objects = texts[only[1].codes]
-        return coded
-    rows: Objects = np.empty(count, dtype=object)
-    rows[:] = [_json(_row(columns, row)) for row in range(count)]
-    return rows
+        return Words(only[1].codes, tuple(_json({only[0]: text}) or "" for text in only[1].values))
+    rows = [_json(_row(columns, row)) for row in range(count)]
+    nulls = np.array([row is None for row in rows], np.bool_)
+    return Text(*pack([(row or "").encode() for row in rows]), nulls if nulls.any() else None)
 
 
 def decode_extra(texts: Sequence[str | None]) -> Column | None:

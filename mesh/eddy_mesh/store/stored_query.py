@@ -24,6 +24,7 @@ from eddy_mesh.selection.plan import Item, Operand, Plan, needed_fields
 from eddy_mesh.selection.prefilter import matches_kind, source_matches
 from eddy_mesh.selection.project import project
 from eddy_mesh.selection.sql import DUCKDB, Form, Output, Stored, to_sql
+from eddy_mesh.store.arrow_stream import ArrowStream
 from eddy_mesh.store.catalogue import SealedFile
 from eddy_mesh.store.gather import ORIGIN
 from eddy_mesh.store.restore import fetch_arrays, restore
@@ -190,9 +191,11 @@ def answer(plan: Plan, connection: DuckDBPyConnection, content: Content) -> list
     """
     with connection.cursor() as cursor:
         tables = [f"SELECT * FROM {content.sealed.relation(content.files)}"] if content.files else []  # noqa: S608
+        streams: list[ArrowStream] = []  # alive until they were read
         for number, batch in enumerate(content.held):
             table = table_of(unfold(batch))
-            cursor.register(f"held{number}", table.arrays)
+            streams.append(table.stream())
+            cursor.register(f"held{number}", streams[-1])
             tables.append(table.select(f"held{number}"))
         relation = f"({' UNION ALL BY NAME '.join(tables) or _NO_EVENTS}) AS events"
         relation = _with_lists(_names(cursor, relation), relation)

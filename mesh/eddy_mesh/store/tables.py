@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,13 +31,14 @@ from eddy_mesh.columns import (
     Ids,
     Nulls,
     Numbers,
-    Packed,
     Text,
     Words,
     address_halves,
+    pack,
 )
 from eddy_mesh.fields import FieldType, type_of
-from eddy_mesh.store.extra import Objects, encode_extra
+from eddy_mesh.store.arrow_stream import ArrowStream, Stored
+from eddy_mesh.store.extra import encode_extra
 from eddy_mesh.uniform import EXACT_FLOAT
 
 if TYPE_CHECKING:
@@ -59,19 +59,23 @@ class Table:
 
     Attributes:
         count: number of rows.
-        arrays: column name to values, one for each row; a masked array where rows are null.
+        columns: column name to values, one for each row.
         constants: column name to an SQL literal, the same in every row.
     """
 
     count: int
-    arrays: dict[str, Array] = field(default_factory=dict)
+    columns: dict[str, Stored] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
 
     def select(self, view: str) -> str:
-        """Return the SELECT that gives the table, its arrays being registered as ``view``."""
-        parts = [quoted(name) for name in self.arrays]
+        """Return the SELECT that gives the table, its `stream` being registered as ``view``."""
+        parts = [quoted(name) for name in self.columns]
         parts += [f"{literal} AS {quoted(name)}" for name, literal in self.constants.items()]
         return f"SELECT {', '.join(parts)} FROM {quoted(view)}"  # noqa: S608  # quoted
+
+    def stream(self) -> ArrowStream:
+        """Return what is to be registered; it must live until it was read."""
+        return ArrowStream(self.count, self.columns)
 
 
 def table_of(batch: Batch) -> Table:
@@ -98,7 +102,7 @@ def table_of(batch: Batch) -> Table:
     if isinstance(extra, str):
         table.constants[EXTRA] = text_literal(extra)
     elif extra is not None:
-        table.arrays[EXTRA] = extra
+        table.columns[EXTRA] = extra
     return table
 
 
@@ -114,7 +118,8 @@ def write_parquet(
         options: further options of COPY.
         note: kept in the footer under the key ``eddy``.
     """
-    connection.register("sealed", table.arrays)
+    stream = table.stream()
+    connection.register("sealed", stream)
     settings = ", ".join(f"{name} {value}" for name, value in options.items())
     try:
         select = table.select("sealed")
@@ -139,13 +144,13 @@ def _add(table: Table, name: str, column: Column, field_type: FieldType) -> bool
     if isinstance(column, Numbers):
         values = _numbers(column.values, field_type)
         if values is not None:
-            table.arrays[name] = _masked(values, nulls)
+            table.columns[name] = Numbers(values, nulls)
         return values is not None
     if isinstance(column, Words | Text) and field_type is FieldType.TEXT:
-        table.arrays[name] = _words(column) if isinstance(column, Words) else _texts(column)
+        table.columns[name] = column if isinstance(column, Words) else _utf8(column)
         return True
     if isinstance(column, Bytes) and field_type in {FieldType.BYTES, FieldType.IDS}:
-        table.arrays[name] = _blobs(column)
+        table.columns[name] = column
         return True
     if isinstance(column, Ids) and field_type in {FieldType.ID, FieldType.IDS}:
         return _add_halves(table, name, column.highs(), column.low, nulls)
@@ -159,17 +164,17 @@ def _add_address(table: Table, name: str, column: Addresses) -> bool:
         return _add_halves(table, name, column.values[:, 0], column.values[:, 1], column.nulls)
     low = column.values.astype(np.uint64)
     low += np.uint64(V4_MAPPED)
-    table.arrays[name + LOW] = _masked(low, column.nulls)
+    table.columns[name + LOW] = Numbers(low, column.nulls)
     if column.nulls is None:
         table.constants[name + HIGH] = "0::UBIGINT"
     else:
-        table.arrays[name + HIGH] = _masked(np.zeros(len(low), np.uint64), column.nulls)
+        table.columns[name + HIGH] = Numbers(np.zeros(len(low), np.uint64), column.nulls)
     return True
 
 
 def _add_halves(table: Table, name: str, high: Array, low: Array, nulls: Nulls) -> bool:
-    table.arrays[name + HIGH] = _masked(high.astype(np.uint64, copy=False), nulls)
-    table.arrays[name + LOW] = _masked(low.astype(np.uint64, copy=False), nulls)
+    table.columns[name + HIGH] = Numbers(high.astype(np.uint64, copy=False), nulls)
+    table.columns[name + LOW] = Numbers(low.astype(np.uint64, copy=False), nulls)
     return True
 
 
@@ -203,47 +208,23 @@ def _range(values: Array) -> tuple[int, int]:
     return (int(values.min()), int(values.max())) if len(values) else (0, 0)
 
 
-def _masked(values: Array, nulls: Nulls) -> Array:
-    native = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return native if nulls is None else np.ma.MaskedArray(native, nulls)
-
-
-def _words(column: Words) -> Array:
-    values = np.array([_clean(value) for value in column.values], dtype=object)
-    return _with_none(values[column.codes], column.nulls)
-
-
-def _texts(column: Text) -> Array:
-    data, bounds = _joined(column)
+def _utf8(column: Text) -> Text:
+    """Return texts of which each is UTF-8; what is not is replaced."""
+    start, end = int(column.offsets[0]), int(column.offsets[-1])
+    data = bytes(memoryview(column.data)[start:end])
     if data.isascii():
-        text = data.decode("ascii")
-        return _objects([text[a:b] for a, b in pairwise(bounds)], column.nulls)
-    view = memoryview(data)
-    return _objects([str(view[a:b], "utf-8", "replace") for a, b in pairwise(bounds)], column.nulls)
-
-
-def _blobs(column: Bytes) -> Array:
-    data, bounds = _joined(column)
-    return _objects([data[a:b] for a, b in pairwise(bounds)], column.nulls)
-
-
-def _joined(column: Packed) -> tuple[bytes, list[int]]:
-    bounds = column.offsets.tolist()
-    start = bounds[0]
-    data = bytes(memoryview(column.data)[start : bounds[-1]])
-    return data, bounds if start == 0 else [bound - start for bound in bounds]
-
-
-def _objects(values: list[str] | list[bytes], nulls: Nulls) -> Objects:
-    objects: Objects = np.empty(len(values), dtype=object)
-    objects[:] = values
-    return _with_none(objects, nulls)
-
-
-def _with_none(objects: Objects, nulls: Nulls) -> Objects:
-    if nulls is not None:
-        objects[nulls] = None
-    return objects
+        return column
+    begins = column.offsets[:-1] - column.offsets[0]
+    firsts = np.frombuffer(data + b"\0", np.uint8)[begins]
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        if not ((firsts & 0xC0) == 0x80).any():  # no text begins within a character
+            return column
+    texts = [column.bytes_at(row).decode("utf-8", "replace").encode() for row in range(len(column))]
+    return Text(*pack(texts), column.nulls)
 
 
 def _clean(text: str) -> str:
