@@ -18,13 +18,13 @@ import msgspec
 
 from eddy_mesh.agent import Result
 from eddy_mesh.batch import Batch
-from eddy_mesh.config import Serving
 from eddy_mesh.errors import BusError, ConfigError, EddyError, StoreError, UsageError
 from eddy_mesh.runtime.children import Children
 from eddy_mesh.task import Answer, Context
-from eddy_mesh.topology.applied import FILE, Applied, Tables, decode
+from eddy_mesh.topology import reconciling
+from eddy_mesh.topology.applied import FILE, Applied, decode
 from eddy_mesh.topology.keeping import Keeping
-from eddy_mesh.topology.reconciling import Action, Holding, Verb, decide, decide_following, of_record
+from eddy_mesh.topology.reconciling import Action, Holding, Verb
 
 SCOPE = "host"
 EMIT = "demand"
@@ -38,45 +38,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     accept: bool = True
     """whether a backplane-manager may change the agents of this host process"""
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``abort`` is asked with."""
-
-    revision: int
-
-
-class Configuration(Step, frozen=True, kw_only=True):
-    """What ``prepare`` and ``configure`` are asked with."""
-
-    agents: Tables
-    children: Tables | None = None
-    """host processes that the agent-manager is to start below this one, ``<host>.<agent>``; None: as they are"""
-    tags: tuple[str, ...] | None = None
-    """names of the tags that events may carry; None: as they are"""
-
-
-class Change(Step, frozen=True, kw_only=True):
-    """What ``activate`` and ``settle`` are asked with."""
-
-    part: str
-    """digest of what this host process is to run"""
-    edges: dict[str, Serving] = {}
-
-
-class Retirement(Step, frozen=True, kw_only=True):
-    """What ``retire`` is asked with."""
-
-    part: str
-    """digest of what this host process is to run"""
-    agent: str
-    fences: dict[str, dict[str, tuple[int, int]]] = {}
-
-
-class Ends(msgspec.Struct, frozen=True):
-    """What ``fences`` is asked with."""
-
-    edges: tuple[str, ...]
 
 
 class Agent:
@@ -153,8 +114,6 @@ class Agent:
         complaint = ""
         try:
             await work()
-        except BusError:
-            return  # the server is away
         except (EddyError, OSError) as error:
             complaint = str(error)
         if complaint and complaint != self._complaints.get(about):
@@ -172,14 +131,17 @@ class Agent:
         here = self._here
         if not (self._config.accept and here.bus.connected):
             return
-        record = (await Keeping(here.bus, here.backplane).read()).record
+        try:
+            record = (await Keeping(here.bus, here.backplane).read()).record
+        except BusError:
+            return  # the server is away
         if record is None:
             return
-        action = decide_following(self._holds, record, here.host)
+        action = reconciling.decide_following(self._holds, record, here.host)
         if action is Action.GO_BACK:
             await self._go_back()
         elif action is Action.DO:
-            await self._take(of_record(record, here.host))
+            await self._take(reconciling.of_record(record, here.host))
             here.notice("topology_followed", **{"topology.revision": record.revision, "level": 5})
 
     # --- queries
@@ -207,7 +169,7 @@ class Agent:
         yield {"host": self._here.host, **done}
 
     def _fences(self, request: Mapping[str, object]) -> Answer:
-        return {"flows": dict(self._here.control.fences(msgspec.convert(request, Ends).edges))}
+        return {"flows": dict(self._here.control.fences(msgspec.convert(request, reconciling.Ends).edges))}
 
     async def _step(self, verb: Verb, request: Mapping[str, object]) -> Answer:
         if not self._config.accept:
@@ -225,22 +187,16 @@ class Agent:
         async with self._changing:
             return await steps[verb](request)
 
-    def _decide(self, verb: Verb, revision: int, part: str = "") -> Action:
-        action = decide(verb, self._holds, revision, part)
+    def _decide(self, verb: Verb, revision: int, part: str | None = None) -> Action:
+        action = reconciling.decide(verb, self._holds, revision, part)
         self._holds = self._holds.after(revision)
         return action
 
     # --- the steps of a revision
 
-    def _asked(self, verb: Verb, request: Mapping[str, object]) -> Applied:
-        asked, held = msgspec.convert(request, Configuration), self._holds.applied
-        self._decide(verb, asked.revision)
-        children = asked.children if asked.children is not None else held.children if held else {}
-        tags = held.tags if held and asked.tags is None else asked.tags
-        return Applied(asked.revision, asked.agents, children, tags=tags)
-
     async def _configure(self, request: Mapping[str, object]) -> Answer:
-        applied = self._asked(Verb.CONFIGURE, request)
+        applied = self._holds.wanted(msgspec.convert(request, reconciling.Configuration))
+        self._decide(Verb.CONFIGURE, applied.revision)
         try:
             return {"revision": applied.revision, **await self._take(applied)}
         except ConfigError as error:
@@ -248,7 +204,9 @@ class Agent:
             raise
 
     async def _prepare(self, request: Mapping[str, object]) -> Answer:
-        pending, before = self._asked(Verb.PREPARE, request), self._holds
+        pending = self._holds.wanted(msgspec.convert(request, reconciling.Configuration))
+        self._decide(Verb.PREPARE, pending.revision)
+        before = self._holds
         children = {**(before.applied.children if before.applied else {}), **pending.children}
         self._below.check(children)
         self._holds = before.prepared(pending)  # first: whatever ends this half-way, abort goes back
@@ -262,19 +220,19 @@ class Agent:
         return {"revision": pending.revision, **done}
 
     async def _activate(self, request: Mapping[str, object]) -> Answer:
-        change = msgspec.convert(request, Change)
+        change = msgspec.convert(request, reconciling.Change)
         self._decide(Verb.ACTIVATE, change.revision, change.part)
         await self._here.control.activate(change.edges)
         return {"revision": change.revision}
 
     async def _retire(self, request: Mapping[str, object]) -> Answer:
-        asked = msgspec.convert(request, Retirement)
+        asked = msgspec.convert(request, reconciling.Retirement)
         self._decide(Verb.RETIRE, asked.revision, asked.part)
         await self._here.control.retire(asked.agent, asked.fences)
         return {"revision": asked.revision, "agent": asked.agent}
 
     async def _settle(self, request: Mapping[str, object]) -> Answer:
-        change = msgspec.convert(request, Change)
+        change = msgspec.convert(request, reconciling.Change)
         self._decide(Verb.SETTLE, change.revision, change.part)
         await self._here.control.settle(change.edges)
         if self._holds.pending is not None:
@@ -284,7 +242,7 @@ class Agent:
         return {"revision": change.revision}
 
     async def _abort(self, request: Mapping[str, object]) -> Answer:
-        revision = msgspec.convert(request, Step).revision
+        revision = msgspec.convert(request, reconciling.Step).revision
         if self._decide(Verb.ABORT, revision) is Action.GO_BACK:
             await self._go_back()
         return {"revision": revision}

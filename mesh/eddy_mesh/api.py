@@ -26,8 +26,9 @@ from eddy_mesh.config import unknown_name
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import StoreError, UsageError, WireError
 from eddy_mesh.fields import FieldType, type_of
-from eddy_mesh.flows import ALL, ANSWER_IDLE_S, FlowReceiver, Of, live_plan
+from eddy_mesh.flows import ALL, Of, live_plan
 from eddy_mesh.local import Whereabouts, find
+from eddy_mesh.receiving import ANSWER_IDLE_S, FlowReceiver
 from eddy_mesh.rows import flat_rows, json_value, value_of_json
 from eddy_mesh.select_back import Gone
 from eddy_mesh.selection import LiveAggregate, Plan, compile_statement, render, row_names

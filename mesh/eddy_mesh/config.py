@@ -70,12 +70,10 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How much an archive or a durable stream keeps; table ``[retention]``."""
+    """How much the stream of a durable edge holds; table ``[retention]``. It lets nothing go that was not taken."""
 
     max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """size beyond which the oldest goes, octets; 0: no bound"""
-    max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """age beyond which an event goes, s; 0: no bound"""
+    """size at which its senders wait, octets; 0: the default"""
 
 
 class InEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -122,6 +120,9 @@ class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """revision of the topology in which the edge last changed"""
     producers: tuple[str, ...] = ()
     """agents at its beginning, each ``<host>/<agent>``"""
+    delivery: Delivery = "live"
+    """how the edge hands its events over; the consumers of a durable one that is durable no more take what its stream
+    holds first"""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -155,8 +156,6 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """edges of a topology that end here, made by its placement; with any the agent takes nothing else"""
     out_edges: tuple[OutEdge, ...] = ()
     """durable edges of a topology that begin here, made by its placement"""
-    retention: Retention = Retention()
-    """how much an archive keeps"""
 
 
 class LocalConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

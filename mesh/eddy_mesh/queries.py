@@ -25,7 +25,10 @@ HEADER_BYTES = 4096
 MAX_REASON_BYTES = 2048
 END, ERROR = "Eddy-End", "Eddy-Error"
 FLUSH: Answer = {}
-"""Given by an agent in place of a row: what it has answered so far is sent at once. Other rows gather to messages."""
+"""Given by an agent in place of a row: what it has answered so far is sent at once, and where that is nothing an empty
+message, which shows whoever asks that the agent lives. Other rows gather to messages."""
+ALIVE_S = 1.0
+"""Longest silence of `Progress.follow`, s."""
 
 
 async def answer(bus: Bus, message: Message, task: Task, verb: str) -> None:
@@ -36,7 +39,8 @@ async def answer(bus: Bus, message: Message, task: Task, verb: str) -> None:
         request = decode_object(message.data, "query")
         async with aclosing(task.query(verb, request)) as rows:
             async for row in rows:
-                if page := pages.take() if row is FLUSH else pages.add(msgspec.json.encode(row)):
+                page = pages.take() if row is FLUSH else pages.add(msgspec.json.encode(row))
+                if page or row is FLUSH:
                     await bus.publish(message.reply, page)
         last, reason = pages.take(), pages.complaint
     except EddyError as error:
@@ -73,17 +77,22 @@ class Progress:
             self._changed.set()
 
     async def follow(self) -> AsyncGenerator[Answer, None]:
-        """Yield every row from the first, each as soon as it is there, to the end."""
+        """Yield every row from the first, each as soon as it is there, to the end.
+
+        After those that are there comes `FLUSH`; then again whenever nothing came for `ALIVE_S`.
+        """
         told = 0
         while True:
             self._changed.clear()
             while told < len(self._rows):
                 yield self._rows[told]
                 told += 1
-            if self._is_over and told == len(self._rows):
+            if self._is_over:
                 return
-            if told == len(self._rows):
-                await self._changed.wait()
+            yield FLUSH
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ALIVE_S):
+                    await self._changed.wait()
 
 
 class _Pages:

@@ -91,7 +91,7 @@ class HostControl(Protocol):
         """
         ...
 
-    def settle(self, edges: Mapping[str, Serving]) -> None:
+    async def settle(self, edges: Mapping[str, Serving]) -> None:
         """Forget older generations, and let the consumers of durable edges begin."""
         ...
 

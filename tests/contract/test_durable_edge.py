@@ -382,17 +382,26 @@ def assert_keys_in_order(taken: list[int]) -> None:
 
 
 async def test_an_older_shape_in_use_is_not_ended(broker: Broker, tmp_path: Path) -> None:
-    """A consumer whose owner has messages in hand stays; by force it ends, and what it had goes to the next."""
+    """A consumer whose owner has messages in hand stays; when nobody hears of it, it ends, and nothing comes twice."""
     bus = await broker.connect()
-    await send(await sender_of(BY_PORT, bus, tmp_path), batches(0, STEP))
-    old, new = Share(0, 1, partitioned=True), Share(0, 2, partitioned=True)
-    name = consumer_name(BY_PORT, old)
-    consumer = await bus.consume(BY_PORT.stream, name)
-    held = await consumer.fetch(5, 5)
-    assert await end_older_consumers(bus, BY_PORT, new) == [name]
-    assert await end_older_consumers(bus, BY_PORT, new, force=True) == []
-    again = await bus.consume(BY_PORT.stream, "next")
-    assert (await again.fetch(5, 5))[0].sequence == held[0].sequence
+    agent = Agent()
+    pace = Pace(retry_s=0.02, fetch_s=0.2, group_s=0.01, ack_wait_s=1.0, held_messages=5)
+    await send(await sender_of(BY_PORT, bus, tmp_path), batches(0, 2000))
+    old = Share(0, 1, partitioned=True)
+    dying = Running(NeverAcknowledges(bus, BY_PORT, old, tmp_path / "a", agent.intake(), Ledger("e"), pace=pace))
+    await agent.reached(1)
+    await dying.kill()
+    agent.crash()
+    held = await end_older_consumers(bus, BY_PORT, Share(0, 2, partitioned=True))
+    assert [found.name for found in held] == [consumer_name(BY_PORT, old)]
+    assert held[0].unacknowledged
+    new = [Share(number, 2, partitioned=True) for number in range(2)]
+    two = [receive(bus, BY_PORT, tmp_path / "b", agent.intake(known=agent.known), share, pace=pace) for share in new]
+    await until(lambda: len(set(agent.taken)) == 2000)
+    for running in two:
+        await running.stop()
+    assert sorted(agent.taken) == list(range(2000))
+    assert "edge_taken_over" in agent.notices
 
 
 async def test_nothing_comes_again_while_the_agent_is_slow(broker: Broker, tmp_path: Path) -> None:
@@ -468,6 +477,36 @@ async def test_an_agent_that_fails_has_nothing_acknowledged(broker: Broker, tmp_
 
 
 # ---------------------------------------------------------------------------------------------- sender
+
+
+async def test_a_batch_that_is_stored_in_part_is_not_cut_anew(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The partition of the edge changes while a batch waits for its last message: none of it is stored twice."""
+    bus = await broker.connect()
+    sender = await sender_of(COARSE, bus, tmp_path)
+    publish, refused = bus.publish_durable, [True]
+
+    async def fails_once(subject: str, data: bytes, **how: object) -> int:
+        if subject.endswith(".7") and refused:
+            refused.clear()
+            raise BusError("away")
+        return await publish(subject, data, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bus, "publish_durable", fails_once)
+    first, second = batches(0, 2 * STEP)
+    with pytest.raises(BusError, match="away"):
+        await sender.on_batch(first, 0)
+    whole = DurableEdge(backplane="eddy", name=COARSE.name)
+    sender.change(whole)
+    await sender.on_batch(first, 0)
+    await sender.on_batch(second, 0)
+    agent = Agent()
+    running = receive(bus, whole, tmp_path / "a", agent.intake())
+    await agent.reached(2 * STEP)
+    await running.stop()
+    assert sorted(agent.taken) == list(range(2 * STEP))
+    assert agent.taken[STEP:] == list(range(STEP, 2 * STEP))  # one message: not cut any more
 
 
 async def test_a_batch_offered_again_is_stored_once(broker: Broker, tmp_path: Path) -> None:

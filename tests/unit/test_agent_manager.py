@@ -21,6 +21,7 @@ from eddy_mesh.errors import ConfigError, UsageError
 from eddy_mesh.runtime.child_end import End
 from eddy_mesh.runtime.children import Children
 from eddy_mesh.task import Answer, Context
+from eddy_mesh.topology.steps import part_digest
 
 AGENTS: dict[str, object] = {"cook": {"type": "transformer", "cooking": "syslog"}}
 CHILD: dict[str, object] = {"agents": AGENTS}
@@ -90,6 +91,13 @@ class Here:
             raise ConfigError(self.refuses)
         self.configured.append(agents)
         return {"started": sorted(agents)}
+
+    async def prepare(self, agents: Mapping[str, Mapping[str, object]]) -> Answer:
+        """Start what is new."""
+        return {"started": sorted(agents)}
+
+    async def settle(self, edges: object) -> None:
+        """Forget nothing."""
 
     def declare(self, tags: Iterable[str]) -> None:
         """Remember the tags."""
@@ -173,6 +181,18 @@ async def test_children_are_started_kept_and_taken_up_again(make: Make) -> None:
     assert not here.configured  # the host process has started its agents itself
     await until_running(second, "edge.cook")
     await second.stop()
+
+
+async def test_children_that_go_end_when_all_is_settled(make: Make) -> None:
+    """Before, the change may still come to nothing, and their agents hold what is under way."""
+    agent = await started(make())
+    await configure(agent, children={"edge.cook": CHILD}, tags=[])
+    part: dict[str, object] = {"agents": AGENTS, "children": {}, "tags": []}
+    assert [row async for row in agent.query("prepare", {"revision": 4, **part})]
+    await until_running(agent, "edge.cook")
+    assert [row async for row in agent.query("settle", {"revision": 4, "part": part_digest(part)})]
+    assert children_of(agent) == {}
+    await agent.stop()
 
 
 async def test_a_request_without_children_leaves_them(make: Make) -> None:

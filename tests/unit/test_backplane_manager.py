@@ -19,6 +19,7 @@ from eddy_mesh.errors import ConfigError, UsageError
 from eddy_mesh.task import Answer, Context, Task
 from eddy_mesh.topology.keeping import Keeping
 from eddy_mesh.topology.record import Record
+from eddy_mesh.topology.steps import part_digest
 
 HOSTS = ("a", "b", "c")
 PASS = {"type": "anonymizer"}
@@ -59,6 +60,7 @@ class Pretender:
         self.children: set[str] = set()
         self.edges: dict[str, object] = {}
         self.activated = self.settled = 0
+        self.part = ""
         self.sick: dict[str, object] = {}
         self.refusal = ""
         self.subscriptions: list[Subscription] = []
@@ -83,11 +85,13 @@ class Pretender:
             await subscription.unsubscribe()
         self.subscriptions = []
 
-    async def _stats(self, message: Message) -> None:
+    def status(self) -> dict[str, object]:
+        """Return what it tells of itself."""
         agents = [{"agent": "agent-manager", "type": "agent_manager"}]
-        agents += [{"agent": name, "type": "anonymizer"} for name in self.running]
-        status = msgspec.json.encode({"host": self.name, "agents": agents})
-        await self.mesh.bus.publish(message.reply, status)
+        return {"host": self.name, "agents": agents + [{"agent": name, "type": "anonymizer"} for name in self.running]}
+
+    async def _stats(self, message: Message) -> None:
+        await self.mesh.bus.publish(message.reply, msgspec.json.encode(self.status()))
 
     async def _asked(self, message: Message) -> None:
         verb = message.subject.rsplit(".", 1)[-1]
@@ -99,6 +103,8 @@ class Pretender:
         await self.mesh.called(len(self.mesh.calls), verb, self.name)
         if self.refusal and verb == "prepare":
             raise ConfigError([self.refusal])
+        if verb in {"activate", "retire", "settle"} and request["part"] != self.part:
+            raise UsageError(f"what was prepared is gone: {self.name} {verb}")
         if verb == "inventory":
             for name in self.running:
                 yield {"agent": name, "state": "running", **cast("dict[str, object]", self.sick.get(name, {}))}
@@ -107,6 +113,7 @@ class Pretender:
 
     async def prepare(self, request: Mapping[str, object]) -> Answer:
         """Start what is new beside what there is, children too."""
+        self.part = part_digest({key: request[key] for key in ("agents", "children", "tags")})
         self.wanted = deepcopy(cast("dict[str, object]", request["agents"]))
         started = sorted(self.wanted.keys() - self.running.keys())
         self.running = self.running | self.wanted
@@ -128,7 +135,8 @@ class Pretender:
 
     async def retire(self, request: Mapping[str, object]) -> Answer:
         """End an agent that is not wanted."""
-        assert all(host.activated >= cast("int", request["revision"]) for host in self.mesh.there())
+        told = [host for host in self.mesh.there() if host.running or host.wanted]
+        assert all(host.activated >= cast("int", request["revision"]) for host in told)
         agent = cast("str", request["agent"])
         self.mesh.fences[self.name, agent] = request["fences"]
         if agent not in self.wanted:
@@ -160,7 +168,7 @@ class Mesh:
         self.fences: dict[tuple[str, str], object] = {}
         self.aborted: list[str] = []
         self.events: list[tuple[str, dict[str, Value]]] = []
-        self.managers: list[Agent] = []
+        self.managers: list[Timed] = []
         self.now_ns = 10**18
         self.at: Callable[[int, str, str], object] = lambda *_: None
 
@@ -179,15 +187,13 @@ class Mesh:
         if asyncio.iscoroutine(done):
             await done
 
-    async def manager(self, host: str = "hub") -> Agent:
+    async def manager(self, host: str = "hub") -> Timed:
         """Start a manager that knows the hosts."""
-        agent = Agent(Config(timeout_s=5.0, look_s=0.01))
+        agent = Timed(self)
         await agent.start(cast("Context", Here(self, host)))
-        agent._has_asked = True  # else each waits for the last answer of its own
-        for name, known in self.hosts.items():
-            agents = [{"agent": "agent-manager", "type": "agent_manager"}]
-            agents += [{"agent": running, "type": "anonymizer"} for running in known.running]
-            agent._presence.heard({"host": name, "agents": agents}, self.now_ns)
+        agent._caller._has_asked = True  # else each waits for the last answer of its own
+        for known in self.hosts.values():
+            agent._caller.presence.heard(known.status(), self.now_ns)
         self.managers.append(agent)
         return agent
 
@@ -202,6 +208,17 @@ class Mesh:
         for manager in self.managers:
             await manager.stop()
         await self.bus.close()
+
+
+class Timed(Agent):
+    """A manager by the clock of a test, which goes on by itself too."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(Config(timeout_s=5.0, away_s=0.05, look_s=0.01))
+        self.mesh = mesh
+
+    def _clock_s(self) -> float:
+        return asyncio.get_running_loop().time() + self.mesh.now_ns / 1e9
 
 
 class Here:
@@ -242,6 +259,14 @@ async def apply(manager: Agent, manifest: Mapping[str, object], **more: object) 
     return [row async for row in manager.query("apply", request) if row]
 
 
+async def applied(mesh: Mesh) -> Timed:
+    """Return a manager that has applied the first manifest."""
+    manager = await mesh.manager()
+    await apply(manager, FIRST)
+    mesh.calls.clear()
+    return manager
+
+
 async def idle(manager: Agent) -> None:
     """Wait until a manager carries nothing out."""
     assert manager._work is not None
@@ -256,9 +281,7 @@ def states(mesh: Mesh) -> dict[str, object]:
 
 async def test_steps_come_in_order(mesh: Mesh) -> None:
     """All are prepared before anything is activated; then old ends end from sources to sinks, with their fences."""
-    manager = await mesh.manager()
-    await apply(manager, FIRST)
-    mesh.calls.clear()
+    manager = await applied(mesh)
     rows = await apply(manager, SECOND)
     steps = [verb for verb, _, _ in mesh.calls]
     order = ["prepare", "inventory", "prepare", "activate", "fences", "retire", "settle", "inventory"]
@@ -291,6 +314,10 @@ async def test_a_plan_changes_nothing(mesh: Mesh) -> None:
         await apply(manager, away)
     assert (await apply(manager, away, terms={"without": ["d"], "observe_s": 0}))[-1]["step"] == "applied"
     assert [row["step"] for row in await apply(manager, away)] == ["nothing"]
+    with pytest.raises(UsageError, match="plan again"):
+        await apply(manager, FIRST, expected_placement="of other hosts")
+    with pytest.raises(UsageError, match="apply without a manifest"):
+        [row async for row in manager.query("apply", {"terms": TERMS})]
 
 
 async def _end_of(second: Mapping[str, object], at: int, sick: Mapping[str, object]) -> tuple[object, object, int]:
@@ -356,12 +383,19 @@ async def test_of_two_applies_one_wins(mesh: Mesh, managers: int) -> None:
 
 async def test_a_mistake_at_one_host_changes_nothing(mesh: Mesh) -> None:
     """Everybody aborts, nothing is activated, and what is of record is what still runs, under a number of its own."""
-    manager = await mesh.manager()
-    await apply(manager, FIRST)
+    manager = await applied(mesh)
     mesh.hosts["c"].refusal = "no such disk"
     mesh.calls.clear()
+    seen: list[Record] = []
+
+    async def look(_: int, verb: str, __: str) -> None:
+        if verb == "abort":
+            seen.append(await mesh.record())
+
+    mesh.at = look
     with pytest.raises(UsageError, match="revision 2 refused: c: prepare: no such disk"):
         await apply(manager, SECOND)
+    assert {held.revision for held in seen} == {3}, "they are called back when it is of record"
     assert {verb for verb, _, _ in mesh.calls} == {"prepare", "abort"}
     assert {"a", "b", "c"} <= set(mesh.aborted)
     record = await mesh.record()
@@ -374,8 +408,7 @@ async def test_a_mistake_at_one_host_changes_nothing(mesh: Mesh) -> None:
 @pytest.mark.parametrize("verb", ["prepare", "activate", "fences", "retire", "settle", "inventory"])
 async def test_a_host_that_vanishes_on_the_way(mesh: Mesh, verb: str) -> None:
     """What runs in the end is what ran before, with the reason; the host is let be until it comes."""
-    manager = await mesh.manager()
-    await apply(manager, FIRST)
+    manager = await applied(mesh)
     gone = "a" if verb == "fences" else "c"
     moved = {**SECOND, "edges": FIRST["edges"]}
     if verb == "fences":  # a is asked for the fences of raw
@@ -386,7 +419,7 @@ async def test_a_host_that_vanishes_on_the_way(mesh: Mesh, verb: str) -> None:
         return mesh.hosts[gone].go() if called == verb and (host == gone or verb == "fences") else None
 
     mesh.at = vanish
-    manager._config = Config(timeout_s=0.5, look_s=0.01)
+    manager._caller._timeout_s = 0.5
     with pytest.raises(UsageError, match=rf"(refused|rolled back): {gone}"):
         await apply(manager, moved)
     record = await mesh.record()
@@ -406,8 +439,7 @@ async def test_a_host_that_vanishes_on_the_way(mesh: Mesh, verb: str) -> None:
 )
 async def test_an_unhealthy_agent_rolls_back(mesh: Mesh, sick: Mapping[str, object], why: str) -> None:
     """With the reason, in the answer, of record, and as events."""
-    manager = await mesh.manager()
-    await apply(manager, FIRST)
+    manager = await applied(mesh)
     before = {name: set(host.running) for name, host in mesh.hosts.items()}
     mesh.hosts["c"].sick = {"y": sick}
     with pytest.raises(UsageError, match=f"revision 2 rolled back: {why}"):
@@ -419,8 +451,7 @@ async def test_an_unhealthy_agent_rolls_back(mesh: Mesh, sick: Mapping[str, obje
 
 async def test_a_rollback_goes_to_what_was_applied_before(mesh: Mesh) -> None:
     """As a new revision; the history has all, and the difference can be asked for."""
-    manager = await mesh.manager()
-    await apply(manager, FIRST)
+    manager = await applied(mesh)
     await apply(manager, SECOND)
     rows = [row async for row in manager.query("rollback", {"who": "bob", "terms": TERMS}) if row]
     assert (rows[-1]["step"], rows[-1]["revision"]) == ("applied", 3)
@@ -470,13 +501,16 @@ async def test_a_manager_whose_change_was_taken_over_stops(mesh: Mesh) -> None:
     mesh.at = lambda number, *_: hang() if number == 1 else None
     asking = asyncio.create_task(apply(first, FIRST))
     await called.wait()
-    await first.on_tick(mesh.now_ns)
+    for manager in (first, second):  # not: nothing would change; it may still be rolled back
+        with pytest.raises(UsageError, match="revision 1 of ann@desk is applying, carried out by one/"):
+            await apply(manager, FIRST)
+        await manager.on_tick(mesh.now_ns)
     mesh.now_ns += 4 * 10**9
     await first.on_tick(mesh.now_ns)
     mesh.now_ns += 4 * 10**9
     await second.on_tick(mesh.now_ns)
     assert not second.status()["is_working"], "the claim was renewed"
-    mesh.now_ns += 4 * 10**9
+    mesh.now_ns += 6 * 10**9
     await second.on_tick(mesh.now_ns)
     await first.on_tick(mesh.now_ns)
     with pytest.raises(UsageError, match="taken over"):
@@ -487,15 +521,80 @@ async def test_a_manager_whose_change_was_taken_over_stops(mesh: Mesh) -> None:
 
 
 async def test_a_server_that_is_away_is_waited_for(mesh: Mesh) -> None:
-    """A tick without a server does nothing, and a change goes on when it is back."""
+    """A change ends at once, not when answers are overdue, and goes on at a tick when the server is back."""
     manager = await mesh.manager()
+    manager._caller._timeout_s = 3600.0
     mesh.at = lambda number, *_: mesh.broker.disconnect() if number == 1 else None
-    manager._config = Config(timeout_s=0.5)
     with pytest.raises(UsageError, match="taken up again"):
         await apply(manager, FIRST)
     await manager.on_tick(mesh.now_ns)
     mesh.broker.reconnect()
+    manager._caller._has_asked = True
     mesh.at = lambda *_: None
     await manager.on_tick(mesh.now_ns)
     await idle(manager)
     assert (await mesh.record()).state == "applied"
+
+
+async def test_a_manager_that_was_stopped_asks_nobody_any_more(mesh: Mesh) -> None:
+    """It has not renewed its claim for so long that another one may have gone another way; then it begins again."""
+    manager = await applied(mesh)
+
+    def stand_still(_: int, verb: str, host: str) -> None:
+        mesh.now_ns += 6 * 10**9 if (verb, host) == ("activate", "a") else 0
+
+    mesh.at = stand_still
+    with pytest.raises(UsageError, match="taken up again within some seconds: the claim on the change was not renewed"):
+        await apply(manager, SECOND)
+    assert {verb for verb, _, _ in mesh.calls} == {"prepare", "inventory", "activate"}
+    mesh.at = lambda *_: None
+    await manager.on_tick(mesh.now_ns)
+    await idle(manager)
+    assert [(await mesh.record()).revision, (await mesh.record()).state] == [2, "applied"]
+
+
+async def test_a_record_that_was_lost_begins_above_what_hosts_have_seen(mesh: Mesh) -> None:
+    """They would refuse every step of an older revision."""
+    manager = await mesh.manager()
+    told = {"agent": "agent-manager", "type": "agent_manager", "detail": {"revision": 17}}
+    manager._caller.presence.heard({"host": "a", "agents": [told]}, mesh.now_ns)
+    assert (await apply(manager, FIRST))[-1]["revision"] == 18
+
+
+async def test_a_change_is_told_though_its_manager_was_killed(mesh: Mesh) -> None:
+    """Another one tells what was written and not told, once, when nobody else seems to do it."""
+    await applied(mesh)
+    mesh.events.clear()
+    held = await Keeping(mesh.bus, "eddy").read()
+    await Keeping(mesh.bus, "eddy").write(await mesh.record(), held.written)  # as if killed before the event
+    for manager in (await mesh.manager("two"), await mesh.manager("three")):
+        await manager.on_tick(mesh.now_ns)
+        mesh.now_ns += 6 * 10**9
+        await manager.on_tick(mesh.now_ns)
+        assert [name for name, _ in mesh.events] == ["topology_applied"]
+
+
+async def test_a_hung_host_that_does_not_change_is_left_alone(mesh: Mesh) -> None:
+    """Nobody waits for its answer: it was not heard, and it takes up what is of record when it wakes."""
+    manager = await applied(mesh)
+    mesh.now_ns += 7 * 10**9
+    manager._caller.presence.heard({"host": "a"}, mesh.now_ns)
+    manager._caller.presence.heard({"host": "b"}, mesh.now_ns)
+    changed = deepcopy(FIRST)
+    cast("dict[str, dict[str, object]]", changed["agents"])["y"]["mailbox_events"] = 7
+    rows = await apply(manager, changed)
+    assert {"silent", "applied"} <= {row["step"] for row in rows}
+    assert {host for _, host, _ in mesh.calls} == {"a", "b"}
+
+
+async def test_agents_stay_where_they_are_when_the_manager_restarts(mesh: Mesh) -> None:
+    """It knows from the record which host had the label, though that one has not been heard again yet."""
+    manager, labels = await mesh.manager(), {"labels": {"site": "x"}}
+    manager._caller.presence.heard({"host": "b", **labels}, mesh.now_ns)
+    manifest = {"agents": {"y": {**PASS, "label": "site=x"}}}
+    await apply(manager, manifest)
+    mesh.hosts.clear()
+    again = await mesh.manager()
+    again._caller.presence.heard({"host": "c", **labels}, mesh.now_ns)
+    (row,) = [row async for row in again.query("plan", {"manifest": manifest})]
+    assert row["lines"] == ["nothing would change"]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from eddy_mesh.cer import Value
@@ -413,7 +412,6 @@ def test_what_a_child_says_is_in_the_log_of_its_parent(play: Callable[[Scene], N
         await world.children.want({"edge.a": COOK})
         await asyncio.sleep(5)
         with capture_logs() as logs:
-            world.children._log = structlog.get_logger().bind(host="edge")
             world.started[0].said('{"level": "error", "event": "store full", "self": 1, "agent": "sink", "host": "x"}')
             world.started[0].said("Segmentation fault")
             world.started[0].said('["no", "object"]')

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from eddy_mesh.cli import changing
 from eddy_mesh.cli.changing import who
 from eddy_mesh.cli.managing import Steps
 from eddy_mesh.cli.settings import Settings
 from eddy_mesh.cli.tool import main
 from eddy_mesh.cli.topology import record_lines
+from eddy_mesh.task import Answer
 from eddy_mesh.topology.checks import read
 from eddy_mesh.topology.placement import place
 
@@ -46,6 +50,37 @@ def test_a_mistake_is_told_before_anybody_is_asked(tmp_path: Path) -> None:
     assert eddy("plan", str(file)).exit_code == 1
     assert "eddy-agent up" in eddy("plan", str(file)).stderr
     assert "No such file" in eddy("plan", str(tmp_path / "none.toml")).stderr
+
+
+def test_what_is_applied_is_what_was_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manager is told which plan that was; what is doubtful in it, and who is not heard, is said beside it."""
+    asked: list[Mapping[str, object]] = []
+    shown = {
+        "agents": [{}],
+        "revision_before": 4,
+        "placement": "abc",
+        "lines": ["+ start       a/in: normalizer syslog"],
+    }
+
+    async def plan(_mesh: object, _verb: str, _request: object) -> Answer:
+        return {**shown, "warnings": ["edge kept carries nothing"], "silent": ["b", "c"]}
+
+    async def follow(_mesh: object, _steps: Steps, verb: str, request: Mapping[str, object]) -> None:
+        asked.append({"verb": verb, **request})
+
+    monkeypatch.setattr(changing, "ask_one", plan)
+    monkeypatch.setattr(changing, "follow", follow)
+    monkeypatch.setattr(changing, "with_mesh", lambda _settings, work: asyncio.run(work(None)))
+    file = tmp_path / "site.toml"
+    file.write_text(MANIFEST)
+    result = eddy("apply", str(file), "--without", "d")
+    assert result.exit_code == 0, result.output
+    (request,) = asked
+    assert (request["verb"], request["expected"], request["expected_placement"]) == ("apply", 4, "abc")
+    assert request["terms"] == {"observe_s": 5.0, "watermark_s": 3.0, "without": ["d"]}
+    assert result.stdout.splitlines() == shown["lines"]
+    assert "warning: edge kept carries nothing" in result.stderr
+    assert "not heard, and left alone: b, c;" in result.stderr
 
 
 @pytest.mark.parametrize(

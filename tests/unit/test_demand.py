@@ -15,9 +15,10 @@ from eddy_mesh.bus import Message
 from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Column, Numbers, Text, Words, pack
-from eddy_mesh.flows import Form, Lease
+from eddy_mesh.flows import EdgeEnd, Form, Lease, Of
 from eddy_mesh.rows import json_rows
-from eddy_mesh.runtime.demand import FEW_ROWS, MANY_ROWS, Demand
+from eddy_mesh.runtime.demand import Demand
+from eddy_mesh.runtime.flow_messages import FEW_ROWS, MANY_ROWS
 from eddy_mesh.selection import compile_statement, matcher, project
 
 KIND = Kind(Stage.COOKED, EventClass.NETWORK, "netflow.v9")
@@ -203,3 +204,107 @@ async def test_events_that_wait_for_the_bus_are_queued() -> None:
         assert (demand.flows["f"].ledger.queued, demand.flows["f"].ledger.balanced) == (60, True)
         bus.room.set()
     assert (demand.flows["f"].ledger.queued, demand.flows["f"].ledger.out) == (0, 60)
+
+
+EDGE = Of(EdgeEnd(name="e", generation=3), ("edge/a",))
+SECOND = 1_000_000_000
+
+
+def lease_of_edge() -> bytes:
+    """What the consuming end of an edge sends."""
+    return msgspec.json.encode(Lease("of-edge", "SELECT *", "hub/archive", of=EDGE))
+
+
+async def publish_on_edge(demand: Demand) -> None:
+    """Publish a batch of the agent at the beginning of the edge."""
+    await demand.publish(batch(), "edge/a", "out", lambda edge, agent: 3)
+
+
+async def test_the_flow_of_an_edge_outlives_its_lease(bus: MemoryBus) -> None:
+    """What is made while the consumer is not heard is counted, and its receiver sees from the position what it missed.
+
+    When the edge is served no more the flow ends, with its accounts.
+    """
+    current = {("e", 3)}
+    demand = Demand(bus, "eddy", "edge", lambda *edge: edge in current)
+    flow = demand.subscribe(lease_of_edge(), 0)
+    assert flow is not None
+    await publish_on_edge(demand)
+    demand.expire(60 * SECOND)
+    await publish_on_edge(demand)
+    assert demand.subscribe(lease_of_edge(), 60 * SECOND) is flow
+    assert (flow.epoch, flow.position) == (0, 2 * EVENTS)
+    assert (flow.ledger.out, flow.ledger.dropped) == (EVENTS, {"not_asked": EVENTS})
+    assert flow.ledger.balanced
+    current.clear()
+    demand.expire(120 * SECOND)
+    assert not demand.flows
+    assert [held.position for held in demand.standing] == [2 * EVENTS]
+    assert [ledger.dropped for ledger in demand.retired] == [{"not_asked": EVENTS}]
+
+
+async def test_who_asks_again_for_an_edge_begins_anew(bus: MemoryBus) -> None:
+    """What was made after a lease was given back is counted here, and is no gap of the next receiver."""
+    demand = Demand(bus, "eddy", "edge", lambda *_: True)
+    flow = demand.subscribe(lease_of_edge(), 0)
+    assert flow is not None
+    await publish_on_edge(demand)
+    assert demand.unsubscribe(lease_of_edge()) is flow
+    assert flow.position == EVENTS  # its fence
+    await publish_on_edge(demand)
+    demand.subscribe(lease_of_edge(), 0)
+    assert (flow.epoch, flow.position) == (1, 0)
+    assert flow.ledger.dropped == {"not_asked": EVENTS}
+
+
+async def test_a_flow_that_begins_again_within_a_second_has_another_epoch(bus: MemoryBus) -> None:
+    """Else its positions would go back, and a receiver would take that for what it has already."""
+    demand = await subscribed(bus, {})
+    first = demand.flows["f0"].epoch
+    demand.unsubscribe(lease("f0", STATEMENTS[0]))
+    demand.subscribe(lease("f0", STATEMENTS[0]), 0)
+    assert demand.flows["f0"].epoch > first
+
+
+async def test_a_publish_that_is_broken_off_leaves_no_account_open(
+    bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent is stopped while the buffer of the connection is full: what is lost is lost for all flows."""
+    demand = await subscribed(bus, {})
+    publish, sent = bus.publish, []
+
+    async def slowly(subject: str, data: bytes, **how: object) -> None:
+        sent.append(subject)
+        if len(sent) == 2:
+            await asyncio.Event().wait()
+        await publish(subject, data, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bus, "publish", slowly)
+    publishing = asyncio.create_task(demand.publish(batch()))
+    while len(sent) < 2:  # noqa: ASYNC110  # its turn only
+        await asyncio.sleep(0)
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)
+    flows_ = list(demand.flows.values())
+    assert sum(flow.ledger.lost for flow in flows_) > 0
+    assert all(flow.ledger.queued == 0 and flow.ledger.balanced for flow in flows_)
+    assert all(flow.position == flow.matched for flow in flows_)
+
+
+async def test_only_leases_that_are_not_known_are_read_again(bus: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a change is served its leases are looked up: one that did not arrive is found, the others cost nothing."""
+    demand = await subscribed(bus, {})
+    record = await bus.key_value(flows.bucket("eddy"), ttl_s=60, memory=True)
+    await record.put("f0.tool", lease("f0", STATEMENTS[0]))
+    await record.put("of-edge.hub", lease_of_edge())
+    asked: list[str] = []
+    get = type(record).get
+
+    async def counted(self: object, key: str) -> object:
+        asked.append(key)
+        return await get(self, key)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(record), "get", counted)
+    await demand.read_leases(0, unknown=True)
+    assert asked == ["of-edge.hub"]
+    assert "of-edge" in demand.flows

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
 
 from eddy_mesh import rows
 from eddy_mesh.actor.edge import Edge, Mailbox, Overload
@@ -124,3 +127,16 @@ async def test_a_closed_edge_keeps_nobody_waiting_and_counts_what_it_drops() -> 
     assert edge.ledger.balanced
     edge.reopen()
     assert not edge.has_room(5)
+
+
+async def test_a_batch_on_which_the_statement_raises_is_not_in_the_accounts() -> None:
+    """Its events stay with the caller, who counts what becomes of them."""
+
+    def broken(_: Batch) -> npt.NDArray[np.bool_]:
+        raise ValueError("no such column")
+
+    edge = Edge("a > b", None, Mailbox(), part=broken)
+    with pytest.raises(ValueError, match="no such column"):
+        edge.offer(batch(3), 0)
+    assert edge.ledger.balanced
+    assert not edge.ledger.offered

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from eddy_mesh import codec, flows, subjects
+from eddy_mesh import codec, flows, receiving, subjects
 from eddy_mesh.batch import Batch, Kind, Producer
-from eddy_mesh.bus import Message
+from eddy_mesh.bus import Message, NoResponders
 from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Constant
 from eddy_mesh.conservation import Ledger
-from eddy_mesh.flows import ALL, EdgeEnd, FlowReceiver, Of
+from eddy_mesh.flows import ALL, EdgeEnd, Of
+from eddy_mesh.receiving import FlowReceiver
 from eddy_mesh.selection import compile_statement
 
 PLAN = compile_statement("SELECT * FROM network", now_ns=0)
@@ -96,7 +97,7 @@ async def test_what_does_not_come_up_to_the_fence_is_a_gap(bus: MemoryBus) -> No
 
 async def test_a_stop_waits_for_room_and_then_gives_up(bus: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has come is delivered; where there is no room, the one who delivers is told to make an end."""
-    monkeypatch.setattr(flows, "DRAIN_S", 0.01)
+    monkeypatch.setattr(receiving, "DRAIN_S", 0.01)
     room, taken = asyncio.Event(), []
 
     async def deliver(batch: Batch) -> None:
@@ -127,4 +128,101 @@ async def test_what_is_lost_at_the_end_is_counted(bus: MemoryBus) -> None:
     await producing.publish(4)
     await producing.publish(5, lost=True)
     assert await receiver.stop()
+    assert receiver._ledger.dropped == {"gap": 5}
+
+
+async def test_what_can_not_be_taken_is_counted_and_not_waited_for(bus: MemoryBus) -> None:
+    """A batch on which the one who takes it raises is lost, in the accounts too; the flow goes on to its fence."""
+    taken: list[int] = []
+
+    async def deliver(batch: Batch) -> None:
+        if batch.count == 4:
+            raise OSError(28, "no space left on device")
+        taken.append(batch.count)
+
+    receiver = FlowReceiver(bus, "eddy", PLAN, "hub/archive", deliver, Ledger("edge"), EDGE)
+    await receiver.start(0.01)
+    producing = Producing(bus, receiver)
+    for count in (5, 4):
+        await producing.publish(count)
+    async with asyncio.timeout(5):
+        await receiver.finish({"edge-1": (7, 9)}, 60.0)
+    assert taken == [5]
+    assert receiver._ledger.dropped == {"not_taken": 4}
+    assert receiver._ledger.offered == 4  # the others are counted by who took them
+
+
+async def test_a_lease_is_asked_again_at_once_when_the_server_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that was asked for comes before host processes know of it again; the record of leases may be lost too."""
+    monkeypatch.setattr(receiving, "RENEW_S", 3600.0)
+    broker = MemoryBroker()
+    bus, asked = broker.connect(), asyncio.Event()
+    receiver = receiver_on(bus, [], EDGE)
+    await receiver.start(0.01)
+    record = await bus.key_value(flows.bucket("eddy"), ttl_s=60, memory=True)
+    put, tries = record.put, 0
+
+    async def lost_with_the_server(key: str, value: bytes) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise NoResponders("there is no such bucket")
+        return await put(key, value)
+
+    monkeypatch.setattr(receiver._leases, "put", lost_with_the_server)
+    await bus.subscribe(subjects.control_all("eddy", flows.SUBSCRIBE), lambda _: asked.set())
+    broker.disconnect()
+    broker.reconnect()
+    async with asyncio.timeout(5):
+        await asked.wait()
+    assert tries == 2
+    await receiver.stop()
+    await bus.close()
+
+
+async def test_no_more_hosts_are_held_than_there_can_be(bus: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can answer a lease with any name."""
+    monkeypatch.setattr(receiving, "MAX_HOSTS", 3)
+
+    async def answer(message: Message) -> None:
+        for number in range(10):
+            await bus.publish(message.reply, msgspec.json.encode({"host": f"edge-{number}", "position": (7, 0)}))
+
+    await bus.subscribe(subjects.control_all("eddy", flows.SUBSCRIBE), answer)
+    receiver = receiver_on(bus, [], EDGE)
+    await receiver.start(0.05)
+    assert len(receiver.hosts) == len(receiver._positions) == 3
+    await receiver.stop()
+
+
+@pytest.mark.parametrize(("of", "gap"), [(EDGE, 2), (ALL, 0)])
+async def test_the_next_life_of_a_host_begins_its_flow_of_an_edge_anew(bus: MemoryBus, of: Of, gap: int) -> None:
+    """What a host process made since it came back and that did not arrive is a gap; any other flow is joined midway."""
+    receiver = receiver_on(bus, [], of)
+    await receiver.start(0.01)
+    producing = Producing(bus, receiver)
+    await producing.publish(5)
+    for epoch, position in ((8, 2), (8, 3)):
+        batch = Batch(KIND, "edge-1", Producer(1, 2), position, 0, 1, {"host": Constant("a", 1)})
+        headers = flows.headers(batch, "edge-1", epoch, position)
+        await bus.publish(subjects.flow("eddy", receiver.lease.id), codec.encode(batch), headers=headers)
+    await receiver.stop()
+    assert receiver._ledger.dropped == ({"gap": gap} if gap else {})
+
+
+async def test_an_end_without_fences_is_where_the_flow_stood_when_its_lease_ended(bus: MemoryBus) -> None:
+    """Whoever ends while the edge goes on, because its agent is replaced, counts what it was sent and did not get."""
+
+    async def answer(message: Message) -> None:
+        told = {"host": "edge-1", "position": (7, 9 if message.subject.endswith(flows.UNSUBSCRIBE) else 0)}
+        await bus.publish(message.reply, msgspec.json.encode(told))
+
+    for verb in (flows.SUBSCRIBE, flows.UNSUBSCRIBE):
+        await bus.subscribe(subjects.control_all("eddy", verb), answer)
+    receiver = receiver_on(bus, [], EDGE)
+    await receiver.start(0.05)
+    producing = Producing(bus, receiver)
+    await producing.publish(4)
+    await producing.publish(5, lost=True)
+    await receiver.finish({}, 5.0)
     assert receiver._ledger.dropped == {"gap": 5}

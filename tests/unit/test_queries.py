@@ -153,7 +153,7 @@ async def test_progress_is_followed_from_its_first_row() -> None:
     rows: list[object] = []
 
     async def follow() -> None:
-        rows.extend([row["n"] async for row in progress.follow()])
+        rows.extend([row["n"] async for row in progress.follow() if row is not queries.FLUSH])
 
     async with asyncio.TaskGroup() as group:
         group.create_task(follow())
@@ -163,4 +163,18 @@ async def test_progress_is_followed_from_its_first_row() -> None:
         progress.tell({"n": 2})
         progress.end("why")
     assert (rows, progress.error) == ([0, 1, 2], "why")
-    assert [row["n"] async for row in progress.follow()] == [0, 1, 2]
+    assert [row["n"] async for row in progress.follow() if row] == [0, 1, 2]
+
+
+async def test_who_follows_is_told_that_somebody_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are sent as soon as they are there, and in a silence a message without any comes again and again."""
+    monkeypatch.setattr(queries, "ALIVE_S", 0)
+    progress = queries.Progress()
+    progress.tell({"n": 0})
+    following = progress.follow()
+    assert [await anext(following) for _ in range(4)] == [{"n": 0}, queries.FLUSH, queries.FLUSH, queries.FLUSH]
+    progress.tell({"n": 1})
+    progress.end("")
+    assert [row async for row in following] == [{"n": 1}]
+    silent = await asked(Answering([queries.FLUSH, queries.FLUSH]))
+    assert (silent.rows, silent.error, len(silent.sizes)) == ([], "", 3)

@@ -182,3 +182,14 @@ async def test_spools_of_several_generations_become_one_in_order(tmp_path: Path)
     again = Queue(tmp_path / "a.11")
     assert [await again.handle() for _ in range(4)] == [0, 2, 4, 6]
     assert not take_over(tmp_path, "a", tmp_path / "a.12")
+
+
+async def test_a_name_is_no_pattern(tmp_path: Path) -> None:
+    """An edge of a host process named ``a[1]`` finds what an earlier life left, and nothing of another's."""
+    for name, first in (("to.a[1].2", 0), ("to.a1.2", 4)):
+        queue = Queue(tmp_path / name)
+        queue.offer(first)
+        queue.spill.close()
+    assert take_over(tmp_path, "to.a[1]", tmp_path / "to.a[1].3")
+    assert await Queue(tmp_path / "to.a[1].3").handle() == 0
+    assert (tmp_path / "to.a1.2").exists()

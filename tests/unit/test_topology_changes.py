@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from eddy_mesh.bus_memory import MemoryBroker
+from eddy_mesh.config import AgentConfig, HostConfig, convert
+from eddy_mesh.effects import EFFECTS, effect_of
 from eddy_mesh.errors import UsageError, WireError
+from eddy_mesh.runtime.host import Host
 from eddy_mesh.topology import transitions
 from eddy_mesh.topology.changes import Changes, compare
 from eddy_mesh.topology.checks import read
@@ -102,17 +108,17 @@ def test_a_move_says_what_stays_behind() -> None:
         (
             FIND,
             FIND + "config = { failures = 7 }\n",
-            ["~ reload      b/find: analysis brute_force; config"],
+            ["~ reload      b/find: analysis brute_force; config; what it remembers of earlier events ends"],
         ),
         (
             FIND,
             FIND + "mailbox_events = 7\n",
-            [
-                (
-                    "~ replace     b/find: analysis brute_force; mailbox_events; logins paused meanwhile;"
-                    " what it remembers of earlier events ends"
-                )
-            ],
+            ["~ adjust      b/find: analysis brute_force; mailbox_events"],
+        ),
+        (
+            FIND,
+            FIND + 'scope = "backplane"\n',
+            ["~ adjust      b/find: analysis brute_force; scope"],
         ),
         (
             FIND,
@@ -141,20 +147,89 @@ def test_a_move_says_what_stays_behind() -> None:
         ),
         (
             "[hosts.a]\n",
-            "[retention]\nmax_age_s = 60\n[hosts.a]\n",
+            "[retention]\nmax_bytes = 60\n[hosts.a]\n",
             [
-                "~ set         retention: any size and any age -> any size and 60 s",
-                "~ reload      c/keep: archive; retention",
-                "~ reconfigure edge kept: durable; retention any size and any age -> any size and 60 s",
+                "~ set         retention: the default size -> 60 octets",
+                "~ reconfigure edge kept: durable; retention the default size -> 60 octets",
             ],
         ),
     ],
-    ids=["reload", "replace", "morph", "policy", "delivery", "settings"],
+    ids=["reload", "adjust", "fed by edges", "morph", "policy", "delivery", "settings"],
 )
 def test_one_difference_has_its_line(old: str, new: str, expected: list[str]) -> None:
     """What differs, whether in place, and what it costs; the statement that follows a morph is a rewire of its own."""
     told = [line for line in lines(old, new) if not line.startswith("~ rewire      edge logins")]
     assert told == expected
+
+
+def test_a_stream_that_nobody_feeds_any_more_is_emptied() -> None:
+    """Where an edge goes, or is durable no more, what its stream holds is taken first."""
+    promise = "what its stream holds is taken first; what is left after 20 s stays in its stream, and is told"
+    assert lines('delivery = "durable"\n', "") == [
+        f"~ rewire      edge kept: live; delivery durable -> live; changes over between two batches; {promise}"
+    ]
+    edge = '[edges.kept]\nfrom = ["cook", "find"]\nto = "keep"\ndelivery = "durable"\n'
+    assert f"- disconnect  edge kept: durable; {promise}" in lines(edge, "")
+
+
+def test_what_an_agent_loses_when_edges_come_to_it_and_go() -> None:
+    """Nothing: it subscribes by itself, or does not any more; only with a spool of its own it is replaced."""
+    alone = CHAIN.replace('[edges.logins]\nfrom = "cook"\nto = "find"\n', "")
+    before = placed(CHAIN)
+    told = compare(before, placed(alone, before)).lines()
+    assert "~ resubscribe b/find: analysis brute_force; in_edges" in told
+    spooled = alone.replace(FIND, FIND + 'overload = "spool"\n')
+    told = compare(before, placed(spooled, before)).lines()
+    line = "~ replace     b/find: analysis brute_force; overload, in_edges; what it remembers of earlier events ends"
+    assert line in told
+
+
+def test_every_setting_has_an_effect() -> None:
+    """One that is added must say what its change does."""
+    assert tuple(sorted(EFFECTS)) == tuple(sorted(AgentConfig.__struct_fields__))
+
+
+@pytest.mark.parametrize("is_fed", [True, False], ids=["fed by edges", "by itself"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"type": "analysis", "cooking": "", "detector": "port_scan"},
+        {"cooking": "netflow"},
+        {"subscribe": ["SELECT * FROM system"]},
+        {"scope": "backplane"},
+        {"backplane": "other"},
+        {"overload": "spool"},
+        {"spool_bytes": 1 << 20},
+        {"config": {"timezone": "Europe/Berlin"}},
+        {"emit": "always"},
+        {"mailbox_events": 7},
+        {"in_edges": "the other way"},
+    ],
+    ids=",".join,
+)
+async def test_a_plan_says_what_a_host_process_does(tmp_path: Path, changed: dict[str, object], is_fed: bool) -> None:
+    """Whether an agent is replaced, reloaded or goes on is the same in a plan and in the roster."""
+    edges = [{"name": "e", "generation": 1, "producers": ["h1/other"], "statement": "SELECT * FROM system"}]
+    before = {"type": "transformer", "cooking": "syslog", "in_edges": edges if is_fed else []}
+    after = before | changed
+    if "in_edges" in changed:
+        after["in_edges"] = [] if is_fed else edges
+    old, new = (msgspec.convert(table, AgentConfig) for table in (before, after))
+    bus = MemoryBroker().connect()
+    host = Host(convert({"name": "h1", "agents": {}}, HostConfig, "t"), bus, tmp_path, now_ns=lambda: 10**18)
+    await host.start()
+    seen: list[tuple[object, object]] = []
+    for table in (before, after):
+        await host.configure({"cook": table})
+        await host.cells["cook"].settle()
+        seen.append((host.cells["cook"], host.cells["cook"].agent))
+    await host.stop()
+    await bus.close()
+    (was_cell, was_agent), (cell, agent) = seen
+    is_new_agent, is_new_cell = agent is not was_agent, cell is not was_cell
+    effect = effect_of(old, new)
+    assert is_new_agent == (effect in {"morph", "replace", "reload"}), effect
+    assert is_new_cell == (effect == "replace") or effect == "morph"
 
 
 def test_what_ends_says_what_it_leaves() -> None:
@@ -286,22 +361,6 @@ def test_a_change_that_could_not_be_prepared_leaves_what_was() -> None:
     assert (refused.state, refused.revision, refused.claim) == (RecordState.APPLIED, 3, None)
     assert refused.placement == msgspec.structs.replace(FIRST, revision=3)
     assert (refused.why, refused.source.text) == ("revision 2 refused: d is not there", "revision 1")
-
-
-def test_a_claim_that_ended_is_taken_over() -> None:
-    """Not before: its manager renews it as long as it lives. The old one is then refused."""
-    change = transitions.renewed(begun(), transitions.renew(begun(), manager="hub/m", now_ns=2 * S))
-    assert not transitions.needs_taking_over(change, "b/m", 6 * S)
-    assert transitions.needs_taking_over(change, "hub/m", 6 * S), "its claim is from before it started again"
-    with pytest.raises(UsageError, match=r"until its claim ends in 1\.0 s"):
-        transitions.take_over(change, manager="b/m", now_ns=6 * S)
-    assert transitions.needs_taking_over(change, "b/m", 7 * S)
-    taken = transitions.take_over(change, manager="b/m", now_ns=7 * S)
-    late = transitions.renew(begun(), manager="hub/m", now_ns=9 * S)
-    assert transitions.renewed(taken, late) == taken, "a renewal of whoever had it before does not count"
-    with pytest.raises(UsageError, match="carried out by b/m, not by hub/m"):
-        transitions.finish(taken, manager="hub/m", now_ns=8 * S)
-    assert transitions.finish(taken, manager="b/m", now_ns=8 * S).state is RecordState.APPLIED
 
 
 def test_a_record_survives_its_encoding() -> None:

@@ -9,7 +9,7 @@ import pytest
 from eddy_mesh.bus import Entry, RevisionConflict
 from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
 from eddy_mesh.errors import WireError
-from eddy_mesh.topology import transitions
+from eddy_mesh.topology import claims, transitions
 from eddy_mesh.topology.keeping import Keeping, bucket
 from eddy_mesh.topology.placement import Placement
 from eddy_mesh.topology.record import KEY, Change, Record, Source
@@ -35,11 +35,11 @@ async def bus() -> AsyncIterator[MemoryBus]:
 async def test_a_record_is_written_in_place_of_the_one_that_was_read(bus: MemoryBus) -> None:
     """Whoever read an older one is told."""
     one, two = Keeping(bus, "eddy"), Keeping(bus, "eddy")
-    assert await one.read() == (None, 0)
+    assert await one.read() == (None, 0, 0)
     written = await one.write(begun(), 0)
     with pytest.raises(RevisionConflict):
         await two.write(begun(), 0)
-    record, seen = await two.read()
+    record, seen, _ = await two.read()
     assert (record, seen) == (begun(), written)
     done = transitions.finish(begun(), manager="hub/m", now_ns=S)
     await two.write(done, seen)
@@ -48,15 +48,18 @@ async def test_a_record_is_written_in_place_of_the_one_that_was_read(bus: Memory
 
 
 async def test_a_renewed_claim_is_read_with_the_record(bus: MemoryBus) -> None:
-    """It costs the history of the record nothing."""
+    """By the number of its writing, which rises; it costs the history of the record nothing, and two can not renew."""
     keeping = Keeping(bus, "eddy")
-    await keeping.write(begun(), 0)
-    for now_s in range(1, 4):
-        await keeping.renew(transitions.renew(begun(), manager="hub/m", now_ns=now_s * S))
-    record = (await keeping.read()).record
-    assert record is not None
-    assert record.claim is not None
-    assert record.claim.until_ns == 8 * S
+    written = await keeping.write(begun(), 0)
+    renewal = claims.renewal(begun(), "hub/m")
+    marks = [await keeping.read()]
+    for _ in range(3):
+        await keeping.renew(renewal, marks[-1].renewed)
+        marks.append(await keeping.read())
+    assert [held.written for held in marks] == [written] * 4
+    assert sorted({held.renewed for held in marks}) == [held.renewed for held in marks]
+    with pytest.raises(RevisionConflict):
+        await keeping.renew(renewal, marks[-2].renewed)
     assert len(await (await bus.key_value(bucket("eddy"))).history(KEY)) == 1
 
 

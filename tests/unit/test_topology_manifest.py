@@ -166,6 +166,33 @@ def test_a_statement_error_shows_the_position() -> None:
     assert shown[caret.index("^") :].startswith("lvel")
 
 
+@pytest.mark.parametrize(
+    ("selected", "is_right"),
+    [
+        ("level", False),
+        ("process.name AS host", True),
+        ("host AS process.name", False),
+        ("level, host", True),
+        ("*", True),
+    ],
+)
+def test_a_durable_edge_is_shared_out_by_what_its_stream_holds(selected: str, is_right: bool) -> None:
+    """A field that the statement leaves out has no value there, and one instance would get everything."""
+    text = ENDS.replace('type = "archive"\n', 'type = "archive"\ncount = 2\npartition = "host"\n')
+    edge = f'[edges.e]\nfrom = "cook"\nto = "keep"\nstatement = "SELECT {selected} FROM system"\n'
+    assert not mistakes(text + edge), "a live edge is shared out before it is projected"
+    found = mistakes(text + edge + 'delivery = "durable"\n')
+    assert [line for line in found if line.startswith("t.toml: edges.e: partition: host is not among")] == found
+    assert bool(found) != is_right
+    assert not mistakes(text + edge + 'delivery = "durable"\npartition = "type"\n')
+
+
+def test_a_host_name_is_no_pattern() -> None:
+    """Folders are found by it."""
+    assert all(" can not name a host" in line for line in mistakes('[hosts."a[1]"]\n[hosts."b?"]\n'))
+    assert len(mistakes('[hosts."a[1]"]\n[hosts."b?"]\n')) == 2
+
+
 def test_a_cycle_without_way_out_is_named() -> None:
     """Edges that pass everything on must not lead back; with a condition on one of them they may."""
     agents = "".join(f'[agents.{name}]\ntype = "anonymizer"\nhost = "h"\n' for name in ("a", "b", "c"))

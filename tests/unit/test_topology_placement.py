@@ -74,6 +74,19 @@ def test_parts_of_instances_are_all_parts_once() -> None:
     assert sorted(taken) == list(range(64))
 
 
+@pytest.mark.parametrize(("count", "parts"), [(1, 16), (16, 16), (17, 32), (64, 64)])
+def test_no_consumer_of_a_durable_edge_is_without_a_part(count: int, parts: int) -> None:
+    """Each part is a message of its own in the stream, so there are more only where instances would get none."""
+    text = SHARED.replace("count = 3", f"count = {count}").replace(
+        'to = "cook"\n', 'to = "cook"\ndelivery = "durable"\n'
+    )
+    edge = place(read(text, "t"), workers("w1")).edges["lines"]
+    assert edge.of == parts
+    taken = [edge.partition(index).indexes for index in range(count)]
+    assert sorted(sum(taken, ())) == (list(range(parts)) if count > 1 else [])
+    assert all(taken) == (count > 1)
+
+
 def test_an_own_process_is_a_host_with_a_parent() -> None:
     """Its parent's agent-manager starts it."""
     placement = place(read(SHARED, "t"), workers("w1"))
@@ -120,14 +133,26 @@ def test_instances_stay_when_a_host_comes_and_move_when_one_goes() -> None:
 
 
 def test_no_host_with_the_label_is_a_mistake() -> None:
-    """The labels that there are, are told; a host that is named nowhere too."""
+    """With the file and the table: the labels that there are, or the nearest; a host that is named nowhere too."""
     text = SHARED.replace('host = "edge"', 'host = "edg"')
     with pytest.raises(ConfigError) as caught:
-        place(read(text, "t"), [HostThere(name="x", labels={"role": "hub", "site": "s"})])
+        place(read(text, "t"), [HostThere(name="x", labels={"role": "hub", "site": "s"})], file="site.toml")
     assert caught.value.mistakes == [
-        "agents.cook: label: no host has 'role=worker'; labels that there are: role=hub, site=s",
-        "agents.in: unknown host 'edg'; did you mean edge?",
+        "site.toml: agents.cook: label: no host has 'role=worker'; labels that there are: role=hub, site=s",
+        "site.toml: agents.in: unknown host 'edg'; did you mean edge?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"),
+    [("role=workers", "did you mean role=worker?"), ("role=worker,site=s", "some have one of them, none has all")],
+)
+def test_a_label_that_no_host_has_gets_the_nearest(label: str, hint: str) -> None:
+    """One letter too many is told as such; labels that are there, but nowhere together, too."""
+    there = [*workers("w1"), HostThere(name="x", labels={"site": "s"})]
+    with pytest.raises(ConfigError) as caught:
+        place(read(SHARED.replace("role=worker", label), "t"), there, file="t")
+    assert caught.value.mistakes == [f"t: agents.cook: label: no host has {label!r}; {hint}"]
 
 
 def test_declared_hosts_stand_in_where_none_is_there() -> None:
@@ -183,14 +208,21 @@ def test_tables_of_hosts_may_differ() -> None:
     ]
 
 
-def test_archives_and_durable_edges_keep_what_the_manifest_says() -> None:
-    """An archive's own bounds win over those of the backplane."""
-    own = '[agents.other]\ntype = "archive"\nhost = "hub"\nretention = { max_bytes = 5 }\n[retention]\nmax_age_s = 60\n'
-    placement = place(read(SHARED + own, "t"), workers("w1"))
-    assert table(placement, "hub.keep/keep").retention == Retention(max_age_s=60)
-    assert table(placement, "hub/other").retention == Retention(max_bytes=5)
-    assert table(placement, "w1/cook.0").out_edges[0].retention == Retention(max_age_s=60)
+def test_durable_edges_hold_what_the_manifest_says() -> None:
+    """The size goes to both ends of each durable edge, and to nobody else."""
+    placement = place(read(SHARED + "[retention]\nmax_bytes = 60\n", "t"), workers("w1"))
+    assert table(placement, "w1/cook.0").out_edges[0].retention == Retention(max_bytes=60)
+    assert table(placement, "hub.keep/keep").in_edges[0].retention == Retention(max_bytes=60)
     assert table(placement, "w1/cook.0").in_edges[0].retention == Retention()
+
+
+@pytest.mark.parametrize(
+    "text", ["[retention]\nmax_age_s = 60\n", '[agents.b]\ntype = "archive"\nhost = "hub"\nretention = {}\n']
+)
+def test_what_nobody_would_heed_is_refused(text: str) -> None:
+    """No stream lets untaken events go by age, and no archive has bounds yet: to accept a bound would be a promise."""
+    with pytest.raises(ConfigError, match=r"unknown key '(max_age_s|retention)'"):
+        read(SHARED + text, "t")
 
 
 def test_a_placement_survives_json() -> None:

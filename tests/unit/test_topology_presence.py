@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
+
 from eddy_mesh.topology.checks import read
 from eddy_mesh.topology.placement import Placement, place
 from eddy_mesh.topology.presence import PLACED_S, SILENT_S, Presence
@@ -54,6 +56,40 @@ def test_the_agent_manager_is_found_by_its_type() -> None:
     """Where it was not heard, it has the usual name."""
     presence = heard(MANAGER, {"host": "b", "agents": [{"agent": "other", "type": "agent_manager"}]})
     assert [presence.manager_of(host) for host in "abc"] == ["manage", "other", "agent-manager"]
+
+
+def test_names_of_managers_are_told() -> None:
+    """Also of a backplane-manager, and the usual name where no agent-manager was heard yet."""
+    hub = {"agent": "hub", "type": "backplane_manager"}
+    presence = heard({"host": "a", "agents": [MANAGER, hub, {"agent": "cook", "type": "transformer"}]})
+    assert presence.managers_of("a") == {"hub": "backplane_manager", "manage": "agent_manager"}
+    presence = heard({"host": "a", "agents": [hub]})
+    assert presence.managers_of("a") == {"agent-manager": "agent_manager", "hub": "backplane_manager"}
+    assert presence.managers_of("b") == {"agent-manager": "agent_manager"}
+
+
+@pytest.mark.parametrize(
+    ("detail", "revision"),
+    [({"revision": 7}, 7), ({"revision": 7, "seen": 9}, 9), ({"revision": "x", "seen": None}, 5), ({"seen": 3}, 5)],
+)
+def test_the_newest_revision_is_never_forgotten(detail: dict[str, object], revision: int) -> None:
+    """Where the record is lost, numbers go on above what hosts hold, whatever host told it, and whenever."""
+    presence = heard({"host": "b", **MANAGER, "detail": {"revision": 5}}, {**MANAGER, "detail": detail})
+    assert presence.there(10**12 * S, []) == []
+    assert presence.revision == revision
+    assert Presence().revision == 0
+
+
+def test_hosts_of_record_are_counted_before_they_are_heard() -> None:
+    """A manager that has just started must not move their agents; it can not tell them anything either."""
+    presence = heard({"host": "a", "labels": {"site": "x"}})
+    presence.assume({"a": {"site": "old"}, "b": {"site": "y"}}, 0)
+    assert {host.name: host.labels for host in presence.there(0, [])} == {"a": {"site": "x"}, "b": {"site": "y"}}
+    assert [presence.is_there(host, 0) for host in "ab"] == [True, False]
+    presence.heard({"host": "b"}, 1 * S)
+    assert presence.is_there("b", 1 * S)
+    presence.assume({"c": {}}, 0)
+    assert [host.name for host in presence.there(int(PLACED_S * S) + 1, [])] == ["b"]
 
 
 def test_strays_run_and_no_placement_names_them() -> None:

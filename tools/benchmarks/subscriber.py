@@ -19,7 +19,7 @@ from eddy_mesh.batch import Batch
 from eddy_mesh.bus import ConnectOptions
 from eddy_mesh.bus_nats import connect
 from eddy_mesh.conservation import Ledger
-from eddy_mesh.flows import FlowReceiver
+from eddy_mesh.receiving import FlowReceiver
 from eddy_mesh.selection import compile_statement
 
 SKIP_NS = 1_000_000_000

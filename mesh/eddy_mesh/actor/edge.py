@@ -134,6 +134,10 @@ class Edge:
         overload: what happens when it is full.
         spill: for ``spool``: what keeps the batches.
         part: marks the events that are this edge's, before the statement selects; None for all.
+
+    Attributes:
+        is_left: whether nothing more will be offered along it.
+        is_settled: whether, besides, all that it took survives a crash, also what was made of it.
     """
 
     def __init__(
@@ -153,6 +157,9 @@ class Edge:
         self.completed = 0
         self.last_ns = 0
         self.closed = ""
+        self.is_left = False
+        self.is_settled = False
+        self._has_ended = False
         self._mailbox = mailbox
         self._match = None if plan is None else matcher(plan)
         self._spill = spill
@@ -164,12 +171,14 @@ class Edge:
 
     def select(self, batch: Batch) -> Batch:
         """Return what the statement lets through, having counted the batch as offered and the rest as filtered."""
-        self.ledger.offered += batch.count
         chosen = batch if self._part is None else batch.filter(self._part(batch))
         if self._match is not None:
             chosen = chosen.filter(self._match(chosen))
+        if self.plan is not None and chosen.count:
+            chosen = project(self.plan, chosen)
+        self.ledger.offered += batch.count  # not before: a statement that raises leaves the events with the caller
         self.ledger.filtered += batch.count - chosen.count
-        return project(self.plan, chosen) if self.plan is not None and chosen.count else chosen
+        return chosen
 
     def has_room(self, events: int) -> bool:
         """Whether a batch of so many events can be offered now; only an edge with policy ``block`` ever says no."""
@@ -260,9 +269,19 @@ class Edge:
             self._spill.settled(batch)
         self._completed(batch.count)
 
+    @property
+    def is_through(self) -> bool:
+        """Whether nothing more will be offered along it, and nothing of it waits that anybody will handle."""
+        return self.is_left and (self._has_ended or not self.ledger.queued)
+
+    def end(self) -> None:
+        """Let nobody wait for what is not handled yet: the agent has ended for good."""
+        self._has_ended = True
+        self._completed(0)
+
     async def until_completed(self, mark: int) -> None:
-        """Wait until so many events, counted as `accepted` is, have been handled or discarded."""
-        if self.completed >= mark:
+        """Wait until so many events, counted as `accepted` is, have been handled or discarded, or the agent ended."""
+        if self.completed >= mark or self._has_ended:
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append((mark, waiter))
@@ -271,7 +290,7 @@ class Edge:
     def _completed(self, events: int) -> None:
         self.completed += events
         for mark, waiter in self._waiters:
-            if self.completed >= mark and not waiter.done():
+            if (self.completed >= mark or self._has_ended) and not waiter.done():
                 waiter.set_result(None)
         self._waiters = [held for held in self._waiters if not held[1].done()]
 

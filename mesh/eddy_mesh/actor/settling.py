@@ -22,7 +22,8 @@ async def settle_behind(start: Work, downstream: Downstream) -> None:
 
     Args:
         start: the agent that emitted.
-        downstream: the edges that took events of an agent so far, with the agents at their ends.
+        downstream: the edges that took events of an agent so far, with the agents at their ends. One that was left is
+            among them until it is settled here: what waits at its end has not come through.
     """
     waited: list[Cell] = []
     while (ahead := consumers_behind(start, downstream)) != waited:  # an agent may have found new takers meanwhile
@@ -32,19 +33,28 @@ async def settle_behind(start: Work, downstream: Downstream) -> None:
             taken = {id(edge): edge for producer in producers for edge, end in downstream(producer) if end is consumer}
             for edge in taken.values():
                 await edge.until_completed(edge.accepted)
+    through = _through([start, *waited], waited, downstream)
     for consumer in waited:
         await consumer.settle()
+    for edge in through:
+        edge.is_settled = True
+
+
+def _through(producers: list[Work], waited: list[Cell], downstream: Downstream) -> list[Edge]:
+    """Return the edges on which nothing comes any more, and of which the agents at their ends have taken all."""
+    ahead = [held for producer in producers for held in downstream(producer)]
+    return [edge for edge, end in ahead if edge.is_through and end in waited]
 
 
 def consumers_behind(start: Work, downstream: Downstream) -> list[Cell]:
     """Return the agents that events of ``start`` reach, each after all that feed it; a cycle is cut where it closes."""
     order: list[Cell] = []
-    seen = {start.name}
+    seen: set[Work] = {start}  # not by name: an agent that was replaced may have handed on what is still on its way
 
     def visit(producer: Work) -> None:
         for _, consumer in downstream(producer):
-            if consumer.name not in seen:
-                seen.add(consumer.name)
+            if consumer not in seen:
+                seen.add(consumer)
                 visit(consumer)
                 order.append(consumer)
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import rich_click as click
 from click.exceptions import Exit
 
 from eddy_mesh.cli.connection import with_mesh
+from eddy_mesh.cli.following import follow
 from eddy_mesh.cli.group import FAILED, error_text
-from eddy_mesh.cli.managing import Steps, ask, ask_one, manifest_of, show_lines, texts_of
+from eddy_mesh.cli.managing import Steps, ask_one, manifest_of, show_lines, texts_of
 from eddy_mesh.cli.output import tell, write_records
 from eddy_mesh.cli.parameters import Duration
 from eddy_mesh.cli.settings import Decorated, Settings, command
 from eddy_mesh.errors import EddyError, UsageError
 from eddy_mesh.task import Answer
-
-if TYPE_CHECKING:
-    from eddy_mesh.api import Mesh
 
 CHANGES = 2
 """Exit status of a plan that would change something."""
@@ -35,7 +31,7 @@ def _how(function: Decorated) -> Decorated:
     options = (
         click.option("--observe", "observe_s", metavar="S", type=click.FloatRange(0, 3600), default=5.0,
                      show_default=True, help="Observe what was started or changed for so long; 0: not at all."),
-        click.option("--watermark", "watermark_s", metavar="TIME", type=Duration(), default="10s", show_default=True,
+        click.option("--watermark", "watermark_s", metavar="TIME", type=Duration(), default="3s", show_default=True,
                      help="Roll back where a batch waits longer for an agent."),
         click.option("--without", metavar="HOST", multiple=True,
                      help="Let a host be that is not there; it takes the record up when it comes."),
@@ -132,19 +128,8 @@ def _change(settings: Settings, verb: str, request: Mapping[str, object], *, yes
     # Outside of the loop: a thread that waits for an answer could not be interrupted.
     if not yes and sys.stdin.isatty() and not click.confirm(f"{verb} this?", err=True):
         raise Exit(FAILED)
-    with_mesh(settings, lambda mesh: _follow(mesh, settings, verb, {**request, "expected": row["revision_before"]}))
-
-
-async def _follow(mesh: Mesh, settings: Settings, verb: str, request: Mapping[str, object]) -> None:
-    steps = Steps(settings)
-    try:
-        async for done in ask(mesh, verb, request):
-            steps.show(done)
-    except asyncio.CancelledError:
-        tell("the backplane-manager goes on with it: eddy topology show")
-        raise
-    except UsageError as error:
-        raise EddyError(str(error)) from None  # it was asked rightly, and refused or rolled back
+    shown = {"expected": row["revision_before"], "expected_placement": row.get("placement", "")}
+    with_mesh(settings, lambda mesh: follow(mesh, Steps(settings), verb, {**request, **shown}))
 
 
 def _is_change(row: Answer) -> bool:
@@ -156,5 +141,9 @@ def _show_plan(settings: Settings, row: Answer) -> None:
         write_records([row])
         return
     show_lines(texts_of(row, "lines"), colour=settings.colour)
+    for warning in texts_of(row, "warnings"):
+        tell(f"warning: {warning}")
+    if silent := texts_of(row, "silent"):
+        tell(f"not heard, and left alone: {', '.join(silent)}; they take it up when they come")
     for host in texts_of(row, "missing"):
         tell(f"{host} is not there: start it, take it out of the manifest, or let it be with --without {host}")

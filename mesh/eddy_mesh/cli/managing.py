@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from eddy_mesh.api import Mesh
 
 MANAGER = "backplane_manager"
-ANSWER_S = 120.0
-"""Longest wait for the next row: a process of its own may take a minute until it answers, s."""
+ANSWER_S = 10.0
+"""Longest wait for the next message: while a step takes long, a manager shows each second that it lives, s."""
 MARK_STYLES = {"+": "good", "-": "warning", ">": "notable", "~": "notable"}
 ENDS = {"applied": "good", "nothing": "quiet"}
 

@@ -23,7 +23,7 @@ COLUMNS = [
     Column("edges", right=True, spare=True),
     Column("why"),
 ]
-STATE_STYLES = {"applied": "good", "applying": "notable", "rolling-back": "warning"}
+STATE_STYLES = {"applied": "good", "applying": "notable", "rolling-back": "warning", "given-up": "quiet"}
 
 
 @command("topology")

@@ -13,8 +13,8 @@ from eddy_mesh.cer import Stage
 from eddy_mesh.config import AgentConfig
 from eddy_mesh.discovery import Blueprint, kinds_of
 from eddy_mesh.runtime.demand import Demand
+from eddy_mesh.runtime.durable.beginning import SENDER
 from eddy_mesh.runtime.router import Router
-from eddy_mesh.runtime.wiring import SENDER
 
 
 class Asked(Protocol):

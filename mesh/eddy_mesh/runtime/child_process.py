@@ -112,19 +112,33 @@ def _read_note(path: Path) -> Note:
 
 
 async def _end_earlier(note: Path) -> None:
+    """Return when the process of a note is gone: it is killed after `END_S`.
+
+    Raises:
+        OSError: it goes on, and shares the state directory with none.
+    """
     earlier = _read_note(note)
-    if not earlier.started:
+    if not earlier.started or await _is_gone(earlier):
         return
-    for _ in range(round(END_S / POLL_S)):
-        if process_start(earlier.pid) != earlier.started:
-            return
-        await asyncio.sleep(POLL_S)
     import psutil  # noqa: PLC0415  # slow to import, and hardly ever needed
 
     with contextlib.suppress(psutil.Error):  # it ended just now
         process = psutil.Process(earlier.pid)
         if process_start(earlier.pid) == earlier.started:
             process.kill()
+    if not await _is_gone(earlier):
+        raise OSError(
+            f"process {earlier.pid} of its earlier life was killed and has not ended: look at what it waits for"
+        )
+
+
+async def _is_gone(process: Note) -> bool:
+    """Return whether a process has ended, as soon as it has; False after `END_S`."""
+    for _ in range(round(END_S / POLL_S)):
+        if process_start(process.pid) != process.started:
+            return True
+        await asyncio.sleep(POLL_S)
+    return False
 
 
 class _Process(asyncio.SubprocessProtocol):

@@ -1,19 +1,18 @@
 """Demand: who asked this host process for what, and the publishing of just that.
 
 What may live here: the table of leases with their compiled statements, and the publishing of flows. All statements are
-one index, of which each batch is asked once; what they find is taken and encoded together where it is little.
+one index, of which each batch is asked once. How what they find becomes messages is in
+`eddy_mesh.runtime.flow_messages`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from itertools import accumulate
 from typing import TypeAlias
 
 import msgspec
-import numpy as np
 
 from eddy_mesh import codec, flows, subjects
 from eddy_mesh.batch import Batch, Kind
@@ -22,23 +21,22 @@ from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, EddyError, UsageError
 from eddy_mesh.flows import Lease
 from eddy_mesh.partition import part_of
-from eddy_mesh.rows import json_rows
-from eddy_mesh.selection import Index, Plan, compile_statement, matches_kind, project
+from eddy_mesh.runtime.flow_messages import messages
+from eddy_mesh.selection import Index, Plan, compile_statement, matches_kind
 from eddy_mesh.selection.index import Table
 from eddy_mesh.selection.keys import Rows
 
 Served: TypeAlias = Callable[[str, str], int]
+IsCurrent: TypeAlias = Callable[[str, int], bool]
 MAX_FLOWS = 2048
-MAX_ENDED = 64
+MAX_ENDED = 256
 MAX_STATEMENT = 65_536
 MAX_NAME = 256
 """Bounds of what others can make this host process hold and tell in its heartbeat: flows, and characters."""
 MAX_LEASE_S = 3600.0
 MAX_OFFERS = 1024
-FEW_ROWS = 1024
-"""Selections of so few events are taken and encoded together with others of the same projection."""
-MANY_ROWS = 16_384
-"""Events that are taken at once at most: a bound on memory."""
+NOT_ASKED = "not_asked"
+"""Reason of what was made for an edge while nobody held a lease on its flow."""
 
 
 class Flow:
@@ -55,6 +53,7 @@ class Flow:
     Attributes:
         gaps: events that did not arrive, as each owner tells.
         position: events published or dropped since then.
+        is_given_back: whether who asked for it said that it takes nothing more.
         bytes_moved: octets of the messages published.
         matched: events that the statement selected.
         projection: equal for plans with the same projection.
@@ -75,6 +74,7 @@ class Flow:
         self.gaps: dict[str, int] = {}
         self.epoch = epoch
         self.position = 0
+        self.is_given_back = False
         self.bytes_moved = 0
         self.matched = 0
         self._offered_bytes = 0
@@ -118,9 +118,14 @@ class Flow:
         self._ledger.out += events
         self.bytes_moved += octets
 
-    def lost(self, events: int) -> None:
+    def lost(self, events: int, reason: str = "disconnected") -> None:
         """Count events that could not be published."""
-        self._ledger.drop("disconnected", events)
+        self._ledger.drop(reason, events)
+
+    def begin_anew(self, epoch: int) -> None:
+        """Be the flow of another receiver, which knows nothing of the messages before."""
+        self.epoch, self.position = max(epoch, self.epoch + 1), 0
+        self.is_given_back = False
 
 
 class Demand:
@@ -130,15 +135,20 @@ class Demand:
         bus: connected bus.
         backplane: name of the mesh.
         host: name of this host process.
+        is_current: whether a generation of an edge is the newest that is served. Its flow outlives its leases: what is
+            made while its consumer is not heard is counted, not forgotten.
 
     Attributes:
         flows: by their ids.
+        retired: accounts of flows that have ended and had lost something.
         is_watched: whether anybody asks for what agents take in.
         version: counts the changes of what is asked for.
     """
 
-    def __init__(self, bus: Bus, backplane: str, host: str) -> None:
+    def __init__(self, bus: Bus, backplane: str, host: str, is_current: IsCurrent = lambda *_: False) -> None:
         self.flows: dict[str, Flow] = {}
+        self.retired: deque[Ledger] = deque(maxlen=MAX_ENDED)
+        self._is_current = is_current
         self._bus = bus
         self._backplane = backplane
         self._host = host
@@ -165,16 +175,24 @@ class Demand:
             return None
         flow = self.flows.get(lease.id)
         if flow is None:
-            if len(self.flows) >= MAX_FLOWS:
-                raise UsageError(f"{self._host} publishes {MAX_FLOWS} flows already: end one, or share a statement")
-            plan = compile_statement(lease.statement, now_ns=now_ns)
-            subject, epoch = subjects.flow(self._backplane, lease.id), now_ns // 1_000_000_000
-            flow = self.flows[lease.id] = Flow(lease, plan, subject, epoch, self._host, self._settle)
-            self._changed()
+            flow = self._begin(lease, now_ns)
         elif (flow.statement, flow.form) != (lease.statement, lease.form):
             raise UsageError(f"flow {lease.id} is of another statement: use an id of your own, or that statement")
+        elif flow.is_given_back:
+            flow.begin_anew(now_ns // 1_000_000_000)
         flow.gaps[lease.owner] = lease.gap
         flow.owners[lease.owner] = now_ns + int(min(max(lease.lease_s, 0.0), MAX_LEASE_S) * 1e9)
+        return flow
+
+    def _begin(self, lease: Lease, now_ns: int) -> Flow:
+        if len(self.flows) >= MAX_FLOWS:
+            raise UsageError(f"{self._host} publishes {MAX_FLOWS} flows already: end one, or share a statement")
+        plan = compile_statement(lease.statement, now_ns=now_ns)
+        before = self._ended.pop(lease.id, None)
+        epoch = max(now_ns // 1_000_000_000, before.epoch + 1 if before else 0)  # else its positions would go back
+        subject = subjects.flow(self._backplane, lease.id)
+        flow = self.flows[lease.id] = Flow(lease, plan, subject, epoch, self._host, self._settle)
+        self._changed()
         return flow
 
     def unsubscribe(self, data: bytes) -> Flow | None:
@@ -189,10 +207,26 @@ class Demand:
             flow.owners.pop(lease.owner, None)
             flow.gaps.pop(lease.owner, None)
             if not flow.owners:
-                self._end(flow)
+                flow.is_given_back = True
+                if not self._goes_on(flow):
+                    self._end(flow)
         return flow or self._ended.get(lease.id)
 
+    def _goes_on(self, flow: Flow) -> bool:
+        """Whether a flow is to be without leases: it is all that its edge has, and the edge is served."""
+        edge = flow.of.edge
+        return edge is not None and self._is_current(edge.name, edge.generation)
+
+    @property
+    def standing(self) -> list[Flow]:
+        """The flows, and those that ended lately: where they ended may still be asked."""
+        return list({**self._ended, **self.flows}.values())
+
     def _end(self, flow: Flow) -> None:
+        ledger = flow.ledger
+        if ledger.lost:
+            ledger.edge = f"{ledger.edge} (ended)"
+            self.retired.append(ledger)
         del self.flows[flow.id]
         self._ended[flow.id] = flow  # who gave it back may ask again where it ended
         while len(self._ended) > MAX_ENDED:
@@ -203,14 +237,21 @@ class Demand:
         """End the leases that nobody renewed."""
         for flow in list(self.flows.values()):
             flow.owners = {owner: until for owner, until in flow.owners.items() if until > now_ns}
-            if not flow.owners:
+            if not flow.owners and not self._goes_on(flow):
                 self._end(flow)
 
-    async def read_leases(self, now_ns: int) -> None:
-        """Take the leases that are on record: at the start and after a lost connection."""
+    async def read_leases(self, now_ns: int, *, unknown: bool = False) -> None:
+        """Take the leases that are on record: at the start and after a lost connection.
+
+        Args:
+            now_ns: ns since 1970 UTC.
+            unknown: only those of flows that are not published yet.
+        """
         try:
             record = await self._bus.key_value(flows.bucket(self._backplane), ttl_s=flows.LEASE_S * 2, memory=True)
             for key in await record.keys():
+                if unknown and key.partition(".")[0] in self.flows:
+                    continue
                 entry = await record.get(key)
                 if entry is not None:
                     with suppress(UsageError):  # it makes no sense, and whoever renews it is told so
@@ -270,9 +311,20 @@ class Demand:
         found = [(flow, rows) for flow, rows in asked if len(rows)]
         for flow, rows in found:
             flow.matched += len(rows)
+        await self._publish(batch, [held for held in found if not _is_missed(*held)])
+
+    async def _publish(self, batch: Batch, found: list[tuple[Flow, Rows]]) -> None:
         told = flows.headers(batch, self._host, 0, 0)
-        for flow, count, data in _messages(batch, found):
-            await self._send(flow, told, count, data)
+        left = {flow: len(rows) for flow, rows in found}
+        try:
+            for flow, count, data in messages(batch, found):
+                left[flow] -= count
+                await self._send(flow, told, count, data)
+        except BaseException:  # broken off: the receivers are to see what they miss
+            for flow, count in left.items():
+                flow.position += count
+                flow.lost(count)
+            raise
 
     async def _send(self, flow: Flow, told: dict[str, str], count: int, data: bytes) -> None:
         headers = {**told, "Eddy-Count": str(count), "Eddy-Position": f"{flow.epoch}:{flow.position}"}
@@ -281,63 +333,25 @@ class Demand:
             await self._bus.publish(flow.subject, data, headers=headers)
         except BusError:
             flow.lost(count)
+        except BaseException:
+            flow.lost(count)
+            raise
         else:
             flow.sent(count, len(data))
+
+
+def _is_missed(flow: Flow, rows: Rows) -> bool:
+    """Whether nobody is there to take what was selected: it is counted, here and in the position, and not published."""
+    if flow.owners:
+        return False
+    flow.position += len(rows)
+    flow.lost(len(rows), NOT_ASKED)
+    return True
 
 
 def _own(flow: Flow, batch: Batch, rows: Rows) -> Rows:
     """Return those of the rows that belong to the flow's part of its edge."""
     return rows if flow.part is None else rows[flow.part(batch)[rows]]
-
-
-def _messages(batch: Batch, found: list[tuple[Flow, Rows]]) -> Iterator[tuple[Flow, int, bytes]]:
-    """Yield the messages of each flow: its number of events and its bytes."""
-    together: defaultdict[str, list[tuple[Flow, Rows]]] = defaultdict(list)
-    for flow, rows in found:
-        if flow.form == "columns" and len(rows) <= FEW_ROWS:
-            together[flow.projection].append((flow, rows))
-        else:
-            yield from _parts(flow, project(flow.plan, batch).take(rows))
-    for same in together.values():
-        projected = project(same[0][0].plan, batch)
-        if len(same) == 1:  # nothing to share
-            flow, rows = same[0]
-            yield from _parts(flow, projected.take(rows))
-            continue
-        for some in _chunks(same):
-            bounds = [0, *accumulate(len(rows) for _, rows in some)]
-            messages = codec.encode_runs(projected, np.concatenate([rows for _, rows in some]), bounds)
-            for (flow, rows), data in zip(some, messages, strict=True):
-                if len(data) <= codec.MAX_MESSAGE_BYTES:
-                    yield flow, len(rows), data
-                else:
-                    yield from _parts(flow, projected.take(rows))
-
-
-def _parts(flow: Flow, batch: Batch) -> Iterator[tuple[Flow, int, bytes]]:
-    parts = codec.split(batch) if flow.form == "columns" else _json_parts(batch)
-    return ((flow, part.count, data) for part, data in parts)
-
-
-def _chunks(found: list[tuple[Flow, Rows]]) -> Iterator[list[tuple[Flow, Rows]]]:
-    some: list[tuple[Flow, Rows]] = []
-    held = 0
-    for flow, rows in found:
-        if held + len(rows) > MANY_ROWS:
-            yield some
-            some, held = [], 0
-        some.append((flow, rows))
-        held += len(rows)
-    if some:
-        yield some
-
-
-def _json_parts(batch: Batch) -> list[tuple[Batch, bytes]]:
-    lines = b"\n".join(json_rows(batch))
-    if len(lines) <= codec.MAX_MESSAGE_BYTES or batch.count == 1:
-        return [(batch, lines)]
-    half = batch.count // 2
-    return _json_parts(batch.slice(0, half)) + _json_parts(batch.slice(half, batch.count))
 
 
 def _lease(data: bytes) -> Lease:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
+from msgspec import structs
+
 from eddy_mesh.config import Serving
 
 
@@ -54,11 +56,28 @@ class Generations:
     def __init__(self) -> None:
         self.now = Table({})
         self._current: Mapping[str, Serving] = {}
+        self._turns: list[asyncio.Event] = []
 
     def is_over(self, edge: str, generation: int) -> bool:
         """Whether a generation of an edge was superseded, or the edge is there no more."""
         current = self._current.get(edge)
         return current is None or generation < current.generation
+
+    def is_current(self, edge: str, generation: int) -> bool:
+        """Whether a generation of an edge is the newest that was activated."""
+        current = self._current.get(edge)
+        return current is not None and current.generation == generation
+
+    def next_turn(self) -> asyncio.Event:
+        """Return what is set at the next activation."""
+        turn = asyncio.Event()
+        self._turns.append(turn)
+        return turn
+
+    def has_stream(self, edge: str) -> bool:
+        """Whether there is a durable edge of that name."""
+        current = self._current.get(edge)
+        return current is not None and current.delivery == "durable"
 
     @contextmanager
     def routing(self) -> Iterator[Table]:
@@ -86,6 +105,9 @@ class Generations:
             going = [_without(old, staying) for old in known if not newest or old.generation < newest[0].generation]
             held[name] = (*newest, *(old for old in going if old.producers))
         self.now = Table({name: kept for name, kept in held.items() if kept})
+        for turn in self._turns:
+            turn.set()
+        self._turns.clear()
         await before.left()
 
     def settle(self, edges: Mapping[str, Serving]) -> None:
@@ -94,4 +116,4 @@ class Generations:
 
 
 def _without(serving: Serving, producers: AbstractSet[str]) -> Serving:
-    return Serving(serving.generation, tuple(name for name in serving.producers if name not in producers))
+    return structs.replace(serving, producers=tuple(name for name in serving.producers if name not in producers))

@@ -35,6 +35,7 @@ from eddy_mesh.runtime.demand import Demand
 from eddy_mesh.runtime.generations import Generations, Table
 from eddy_mesh.runtime.roster import MANAGERS, Roster
 from eddy_mesh.runtime.router import Route, Router
+from eddy_mesh.runtime.unserved import Unserved
 from eddy_mesh.runtime.wiring import fences
 from eddy_mesh.store.local_store import LocalStore
 from eddy_mesh.tags import TagGate
@@ -71,7 +72,10 @@ class Host:
         self.started_ns = now_ns()
         self.router = Router()
         self.generations = Generations()
-        self.demands: dict[str, Demand] = {self.backplane: Demand(bus, self.backplane, self.host)}
+        self.demands: dict[str, Demand] = {
+            self.backplane: Demand(bus, self.backplane, self.host, self.generations.is_current)
+        }
+        self._unserved = Unserved(self.host, self.router)
         self.status_changed = asyncio.Event()
         self.recent_notices: deque[tuple[str, str]] = deque(maxlen=RECENT_NOTICES)
         self.local: LocalStore | None = None
@@ -124,20 +128,24 @@ class Host:
             group.create_task(self._after_reconnect(), name="reconnect")
 
     async def drain(self) -> None:
-        """End every agent, sources first, with everything that waits handled."""
-        for cell in self.roster.in_order(sources_first=True, managers_first=True):
+        """End every agent, producers first, with everything that waits handled."""
+        cells = self.roster.in_order(sources_first=True, managers_first=True)  # managers have processes to end
+        for cell in self.router.producers_first(cells):
             await self.roster.receive_no_more(cell)
             if cell.state_now in {State.FAILED, State.STOPPED}:
                 await self.roster.keep_spooled(cell)
             await cell.drain()
+            self.router.forget(cell)
             await self.roster.wiring.retire_outs(cell.name, None)
         await self._forget()
         self._unlisten()
 
     async def stop(self) -> None:
         """End every agent now; what waits is counted as dropped."""
-        for cell in self.roster.in_order(sources_first=True):
+        cells = self.router.producers_first(self.roster.in_order(sources_first=True))
+        for cell in cells:  # from now on nothing is acknowledged
             await self.roster.receive_no_more(cell)
+        for cell in cells:
             await self.roster.keep_spooled(cell)
             await cell.stop()
         await self.roster.wiring.stop()
@@ -162,7 +170,12 @@ class Host:
         return await self.roster.prepare(agents)
 
     async def activate(self, edges: Mapping[str, Serving]) -> None:
-        """Change over to the new generations; see `HostControl.activate`."""
+        """Change over to the new generations; see `HostControl.activate`.
+
+        A lease that did not arrive here is on record: without it the edge would be served to nobody.
+        """
+        for demand in self.demands.values():
+            await demand.read_leases(self.now_ns(), unknown=True)
         await self.roster.activate(edges)
 
     def declare(self, tags: Iterable[str]) -> None:
@@ -177,9 +190,9 @@ class Host:
         """End what a revision ends of an agent; see `HostControl.retire`."""
         await self.roster.retire(agent, fences)
 
-    def settle(self, edges: Mapping[str, Serving]) -> None:
+    async def settle(self, edges: Mapping[str, Serving]) -> None:
         """Forget what was kept of older generations; see `HostControl.settle`."""
-        self.roster.settle(edges)
+        await self.roster.settle(edges)
 
     @property
     def control(self) -> Host:
@@ -268,6 +281,7 @@ class Host:
                 edge.refuse(batch, "cycle")
             else:
                 edge.offer(batch, now_ns)
+        self._unserved.count(table, cell.name, batch.count)
         demand = self.demands[backplane]
         if demand.flows:
             await demand.publish(batch, f"{self.host}/{cell.name}", "out", table.served)
@@ -348,9 +362,22 @@ class Host:
 
     async def _pass_notices(self) -> None:
         while True:
-            cell, draft = await self._notices.get()
-            if self.cells.get(cell.name) is cell:
+            told_by, draft = await self._notices.get()
+            cell = self._author(told_by)
+            if cell is None:
+                continue
+            try:
                 await self.route(cell, cell.numbered(draft))
+            except Exception:  # noqa: BLE001  # a defect that concerns one notice must not end the host process
+                self._log.exception("notice could not be passed on", agent=told_by.name, kind=draft.kind.type)
+
+    def _author(self, told_by: Work) -> Cell | None:
+        """Return the agent as whose event a notice goes: what sends for an agent has no events of its own."""
+        for (agent, _), sender in self.roster.wiring.senders.items():
+            if sender.cell is told_by:
+                return self.cells.get(agent)
+        cell = self.cells.get(told_by.name)
+        return cell if cell is told_by else None
 
     async def _expire_leases(self) -> None:
         while True:
@@ -367,6 +394,7 @@ class Host:
             self._log.warning("bus state", state=state.value, reason=text)
 
     async def _after_reconnect(self) -> None:
+        self._reconnected.set()  # a lease may have come between the first reading and the first listening
         while True:
             await self._reconnected.wait()
             self._reconnected.clear()
@@ -378,7 +406,9 @@ class Host:
         held = [ledger for cell in self.roster.everybody for ledger in cell.ledgers()]
         held += self.roster.retired
         held += [cell.published for cell in self.cells.values() if cell.published.offered]
-        return held + [flow.ledger for demand in self.demands.values() for flow in demand.flows.values()]
+        for demand in self.demands.values():
+            held += [*(flow.ledger for flow in demand.flows.values()), *demand.retired]
+        return held + self._unserved.ledgers
 
     @property
     def ready(self) -> bool:

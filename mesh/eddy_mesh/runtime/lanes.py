@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Mapping
+from itertools import chain
 from uuid import uuid4
 
 import msgspec
@@ -18,6 +19,7 @@ from eddy_mesh.bus import Bus, Message, Subscription
 from eddy_mesh.commands import Command
 from eddy_mesh.errors import BusError, EddyError, UsageError
 from eddy_mesh.runtime.demand import Flow
+from eddy_mesh.runtime.fitting import fitting
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.services import Endpoint, Service
 from eddy_mesh.task import Task
@@ -46,8 +48,8 @@ class Lanes:
         self._bus = bus
         self._ended = ended
         self._subscriptions: list[Subscription] = []
-        self._services: dict[str, Service] = {}
-        self._asked: set[str] = set()
+        self._services: dict[tuple[str, str], Service] = {}  # by name and type: an agent may become one of another type
+        self._asked: dict[tuple[str, str], list[Subscription]] = {}
         self._recipients: set[str] = set()
         self._answers: set[asyncio.Task[None]] = set()
         self._following = asyncio.Lock()
@@ -82,7 +84,7 @@ class Lanes:
 
     async def stop(self) -> None:
         """Listen no more and take the agents out of service discovery."""
-        for subscription in self._subscriptions:
+        for subscription in (*self._subscriptions, *chain.from_iterable(self._asked.values())):
             await subscription.unsubscribe()
         for service in self._services.values():
             await service.stop()
@@ -111,13 +113,8 @@ class Lanes:
             await self._reply(message.reply, answer)
 
     async def _reply(self, subject: str, answer: Mapping[str, object]) -> None:
-        data = msgspec.json.encode(answer)
-        if len(data) > self._bus.max_payload:  # rather without the census than not at all
-            data = msgspec.json.encode(
-                {**answer, "types": [], "subscriptions": [], "local_store": {}, "truncated": True}
-            )
         try:
-            await self._bus.publish(subject, data)
+            await self._bus.publish(subject, fitting(answer, self._bus.max_payload))
         except BusError:
             return  # whoever asked is told by its own time-out
 
@@ -190,14 +187,14 @@ class Lanes:
         }
 
     async def _beat(self) -> None:
-        host = self._host
+        host, limit = self._host, self._bus.max_payload
         try:
             for status in host.statuses():
                 subject = subjects.status(host.backplane, host.host, str(status["agent"]))
-                await self._bus.publish(subject, msgspec.json.encode(status))
+                await self._bus.publish(subject, fitting(status, limit))
             summary = self.status()
             summary.pop("agents")
-            await self._bus.publish(subjects.status(host.backplane, host.host, HOST), msgspec.json.encode(summary))
+            await self._bus.publish(subjects.status(host.backplane, host.host, HOST), fitting(summary, limit))
         except BusError:
             return  # shown again at the next beat
 
@@ -213,14 +210,19 @@ class Lanes:
             for recipient in self._host.demands.keys() - self._recipients - {self._host.backplane}:
                 await self._listen_for_recipient(recipient)
                 self._recipients.add(recipient)
-            for name in self._services.keys() - self._host.cells.keys():
-                await self._services.pop(name).stop()
-            for name, cell in list(self._host.cells.items()):
-                if name not in self._services:
-                    self._services[name] = await self._announce(name, cell.kind)
-                if isinstance(cell.agent, Task) and cell.agent.queries and name not in self._asked:
-                    await self._listen_for_queries(name, cell.kind)
-                    self._asked.add(name)
+            agents = {(name, cell.kind): cell for name, cell in self._host.cells.items()}
+            for gone in self._services.keys() - agents.keys():
+                await self._services[gone].stop()
+                del self._services[gone]
+            for gone in self._asked.keys() - agents.keys():  # else its queue group would go on giving it a share
+                for subscription in self._asked[gone]:
+                    await subscription.unsubscribe()
+                del self._asked[gone]
+            for (name, kind), cell in agents.items():
+                if (name, kind) not in self._services:
+                    self._services[name, kind] = await self._announce(name, kind)
+                if isinstance(cell.agent, Task) and cell.agent.queries and (name, kind) not in self._asked:
+                    self._asked[name, kind] = await self._listen_for_queries(name, kind)
 
     async def _listen_for_recipient(self, recipient: str) -> None:
         """Take leases, and nothing else, on the backplane that an anonymizer publishes to."""
@@ -261,7 +263,7 @@ class Lanes:
         await service.start()
         return service
 
-    async def _listen_for_queries(self, name: str, kind: str) -> None:
+    async def _listen_for_queries(self, name: str, kind: str) -> list[Subscription]:
         host = self._host
 
         def receive(message: Message) -> None:
@@ -273,8 +275,7 @@ class Lanes:
 
         exact = subjects.query(host.backplane, kind, f"{host.host}/{name}", "x").removesuffix("x") + "*"
         anyone = subjects.query(host.backplane, kind, "any", "x").removesuffix("x") + "*"
-        self._subscriptions.append(await self._bus.subscribe(exact, receive))
-        self._subscriptions.append(await self._bus.subscribe(anyone, receive, queue=kind))
+        return [await self._bus.subscribe(exact, receive), await self._bus.subscribe(anyone, receive, queue=kind)]
 
     async def _answer_query(self, name: str, message: Message, agent: Task, verb: str) -> None:
         """Answer once the agent has taken all that reached it before the query: stored and live then leave no gap."""

@@ -1,57 +1,45 @@
 """The roster: which agents a host process has, and how a new configuration changes that.
 
-What may live here: adding, removing and reconfiguring agents, with their edges, receivers, spools and numbers. What a
-host process does for them while they run is in `eddy_mesh.runtime.host`.
+What may live here: the steps of a change, and what each of them does to which agent. How one agent is added and removed
+is in `eddy_mesh.runtime.agents`, what a host process does for them while they run in `eddy_mesh.runtime.host`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
-
-import msgspec
-import structlog
 
 from eddy_mesh.actor.cell import Cell
-from eddy_mesh.actor.edge import Edge, Mailbox, Overload
-from eddy_mesh.actor.numbering import Numbering
 from eddy_mesh.actor.surroundings import Surroundings
-from eddy_mesh.commands import Command
+from eddy_mesh.commands import Command, State
 from eddy_mesh.config import AgentConfig, Serving, convert
-from eddy_mesh.conservation import Ledger
 from eddy_mesh.discovery import Blueprint, blueprint
-from eddy_mesh.errors import BusError, ConfigError, UsageError
-from eddy_mesh.flows import FlowReceiver
+from eddy_mesh.effects import EFFECTS, differing
+from eddy_mesh.errors import ConfigError, UsageError
+from eddy_mesh.runtime.agents import Agents
 from eddy_mesh.runtime.demand import Demand
-from eddy_mesh.runtime.ends import Fences, offering
+from eddy_mesh.runtime.ends import Fences
 from eddy_mesh.runtime.generations import Generations
 from eddy_mesh.runtime.router import Router
-from eddy_mesh.runtime.spill import Spill
-from eddy_mesh.runtime.wiring import Wiring
-from eddy_mesh.selection import compile_statement
 
-RETIRED = 256
-"""Accounts of ended agents that are kept."""
+RETIRE_S = 20.0
+"""Longest wait, when something ends, for what it still has to do; a backplane-manager waits 30 s for the answer."""
 
 MANAGERS = frozenset({"agent_manager", "backplane_manager"})
 """Agent types that a new configuration of the host leaves alone unless it names them."""
+
+ANEW = frozenset({"morph", "reload"})
+"""Effects of settings that the agent itself is made of: when one changes, it begins anew where it is."""
 
 ORDER = ("normalizer", "transformer", "anonymizer", "analysis")
 """Agent types from sources to sinks; all others come after them."""
 
 
-class Roster:
-    """The agents of one host process.
+class Roster(Agents):
+    """The agents of one host process, and the steps that change them; arguments as of `Agents`.
 
-    Args:
-        surroundings: the host process.
-        router: local edges are entered there.
-        generations: which generations of edges are served.
-        demands: what is asked for on each backplane; one that an agent publishes to is added.
-        address: address of this host for raw events, or None.
+    Steps are done one after another. Each can be done again.
     """
 
     def __init__(
@@ -62,24 +50,12 @@ class Roster:
         demands: dict[str, Demand],
         address: str | None,
     ) -> None:
-        self.generations = generations
-        self.cells: dict[str, Cell] = {}
-        self.agents: dict[str, AgentConfig] = {}
-        self.blueprints: dict[str, Blueprint] = {}
-        self.retired: deque[Ledger] = deque(maxlen=RETIRED)
-        self.wiring = Wiring(surroundings, router, self.retired)
+        super().__init__(surroundings, router, generations, demands, address)
         self._wanted: Mapping[str, AgentConfig] = {}
-        self._held_back: set[str] = set()
-        self._around = surroundings
-        self._router = router
-        self._demands = demands
-        self._epoch = surroundings.now_ns() // 1_000_000_000
-        self._address = address
-        self._numberings: dict[str, Numbering] = {}  # of removed agents too: one that comes again counts on
-        self._receivers: dict[str, list[FlowReceiver]] = {}
-        self._spills: dict[str, list[Spill]] = {}
+        self._held_back: set[str] = set()  # new ones: what they make before their edges are served is lost
+        self._paused: set[str] = set()  # sources that were about to go
+        self._asking_anew: set[str] = set()  # those whose own subscriptions change
         self._changing = asyncio.Lock()
-        self._log = structlog.get_logger().bind(host=surroundings.host)
 
     def in_order(self, *, sources_first: bool, managers_first: bool = False) -> list[Cell]:
         """Return the agents from sources to sinks, or the other way round.
@@ -94,11 +70,6 @@ class Roster:
         cells = sorted(self.cells.values(), key=lambda cell: rank.get(cell.kind, len(ORDER)))
         return cells if sources_first else cells[::-1]
 
-    @property
-    def everybody(self) -> list[Cell]:
-        """The agents, and what puts their events into the streams of durable edges."""
-        return [*self.cells.values(), *(sender.cell for sender in self.wiring.senders.values())]
-
     async def configure(
         self, agents: Mapping[str, AgentConfig | Mapping[str, object]], edges: Mapping[str, Serving] | None = None
     ) -> dict[str, object]:
@@ -108,13 +79,16 @@ class Roster:
             ConfigError: every mistake in all of them; nothing was changed.
         """
         told = await self.prepare(agents)
-        if edges is not None:
+        if edges is None:
+            async with self._changing:
+                await self._let_go()
+        else:
             await self.activate(edges)
         gone = self._gone()
         for cell in [cell for cell in self.in_order(sources_first=True) if cell.kind not in MANAGERS]:
             await self.retire(cell.name, {})
         if edges is not None:
-            self.settle(edges)
+            await self.settle(edges)
         changed = sorted({*told["reloaded"], *told["replaced"]})
         return {**told, "stopped": sorted(gone), "changed": changed}
 
@@ -124,7 +98,10 @@ class Roster:
     # --- the steps of a revision
 
     async def prepare(self, agents: Mapping[str, AgentConfig | Mapping[str, object]]) -> dict[str, list[str]]:
-        """Start and change what a revision starts and changes; nothing ends. See `HostControl.prepare`.
+        """Add and change what a revision adds and changes; see `HostControl.prepare`.
+
+        What is new begins with `activate`: what it made before its edges are served would be lost. What comes on edges
+        that other host processes serve already waits in its mailbox.
 
         Raises:
             ConfigError: every mistake in all of them; nothing was changed.
@@ -134,6 +111,7 @@ class Roster:
             for name, agent in agents.items()
         }
         plans = check(wanted)
+        self._check_managers(wanted)
         told: dict[str, list[str]] = {"started": [], "reloaded": [], "replaced": [], "rewired": []}
         async with self._changing:
             self._wanted = wanted
@@ -145,168 +123,113 @@ class Roster:
             told["started"] = [name for name in fresh if name not in told["replaced"]]
             for name in fresh:
                 self.add(name, wanted[name], plans[name])
+                self._held_back.add(name)
             for cell in [cell for cell in self.in_order(sources_first=False) if cell.name in wanted]:
                 await self.wiring.prepare(cell, wanted[cell.name])
             for cell in [cell for cell in self.in_order(sources_first=False) if cell.name in fresh]:
-                if self._feeds_edges(cell.name):
-                    self._held_back.add(cell.name)
-                else:
-                    cell.start()
-                await self._receive_from_others(cell.name)
+                await self.subscriptions.receive(cell, self.agents[cell.name], self.blueprints[cell.name])
         return {how: sorted(names) for how, names in told.items()}
 
-    def _feeds_edges(self, name: str) -> bool:
-        """Whether an agent is a source in a topology with edges: what it takes in before they are served is lost."""
-        return self.agents[name].type == "normalizer" and bool(self.generations.now.edges or self._has_edges())
-
-    def _has_edges(self) -> bool:
-        return any(agent.in_edges or agent.out_edges for agent in self._wanted.values())
+    def _check_managers(self, wanted: Mapping[str, AgentConfig]) -> None:
+        mistakes = [
+            f"agents.{name}: {cell.kind} {name} manages this host: give the {wanted[name].type} another name"
+            for name, cell in self.cells.items()
+            if cell.kind in MANAGERS and name in wanted and wanted[name].type != cell.kind
+        ]
+        if mistakes:
+            raise ConfigError(mistakes)
 
     async def _change(self, cell: Cell, wanted: AgentConfig, plan: Blueprint) -> str:
         """Bring one agent to its new specification; return how."""
         before, was = self.agents[cell.name], self.blueprints[cell.name]
-        if _subscription(before, was) != _subscription(wanted, plan):
-            await self._remove(cell)
+        effects = {EFFECTS[key] for key in differing(before, wanted)}
+        asks_anew = _subscription(before, was) != _subscription(wanted, plan)
+        if before.backplane != wanted.backplane or (asks_anew and ("morph" in effects or _spools(before, wanted))):
+            await self.remove(cell, asyncio.get_running_loop().time() + RETIRE_S)
             return "replaced"
         self.agents[cell.name], self.blueprints[cell.name] = wanted, plan
         cell.mailbox.capacity = wanted.mailbox_events
-        if _self(before) == _self(wanted):
-            return "rewired"
+        if asks_anew:
+            self._asking_anew.add(cell.name)
+        if effects & ANEW:
+            await self._reload(cell, wanted, plan)
+        if asks_anew:
+            return "replaced"
+        return "reloaded" if effects & ANEW else "rewired"
+
+    async def _reload(self, cell: Cell, wanted: AgentConfig, plan: Blueprint) -> None:
         cell.build, cell.kind = plan.build, wanted.type
         try:
             await cell.command(Command.RELOAD)
         except UsageError:  # it does not run
-            cell.start()
-        return "reloaded"
+            if cell.name not in self._held_back:
+                cell.start()
 
     async def activate(self, edges: Mapping[str, Serving]) -> None:
         """Change over to the generations of a revision; see `HostControl.activate`."""
         async with self._changing:
-            for name in self._gone():
-                if self.cells[name].is_source:
+            for cell in [self.cells[name] for name in self._gone()]:
+                if cell.is_source and cell.state_now is not State.PAUSED:
                     with suppress(UsageError):  # it does not run
-                        await self.cells[name].command(Command.PAUSE)
+                        await cell.command(Command.PAUSE)
+                        self._paused.add(cell.name)
             gone = set(self._gone())
             staying = {f"{self._around.host}/{name}" for name in self.cells if name not in gone}
             await self.generations.activate(edges, staying)
-            for name in self._held_back & self.cells.keys():
-                self.cells[name].start()
-            self._held_back.clear()
+            await self._let_go()
+
+    async def remove(self, cell: Cell, until_s: float) -> None:
+        """End an agent; see `Agents.remove`."""
+        await super().remove(cell, until_s)
+        self._held_back.discard(cell.name)
+        self._paused.discard(cell.name)
+        self._asking_anew.discard(cell.name)
+
+    async def _let_go(self) -> None:
+        """Let begin what was held back, and go on what a revision that was rolled back had paused."""
+        staying = self._wanted.keys() & self.cells.keys()
+        for name in self._asking_anew & staying:
+            self._asking_anew.discard(name)
+            await self.subscriptions.change(self.cells[name], self.agents[name], self.blueprints[name])
+        for cell in [cell for cell in self.in_order(sources_first=False) if cell.name in self._held_back & staying]:
+            self._held_back.discard(cell.name)
+            cell.start()
+        for name in self._paused & staying:
+            self._paused.discard(name)
+            if self.cells[name].state_now not in {State.STOPPED, State.FAILED}:
+                await self.cells[name].command(Command.RESUME)
 
     async def retire(self, agent: str, fences: Fences) -> None:
-        """End the old ends of an agent, and the agent if it is to go; see `HostControl.retire`."""
-        async with self._changing:
-            cell = self.cells.get(agent)
-            if cell is None:
-                return
-            wanted = self._wanted.get(agent) if cell.kind not in MANAGERS else self.agents[agent]
-            await self.wiring.retire_ins(cell, wanted, fences)
-            if wanted is None:
-                await self._remove(cell)
-            await self.wiring.retire_outs(agent, wanted)
-
-    def settle(self, edges: Mapping[str, Serving]) -> None:
-        """Forget what was kept of older generations; see `HostControl.settle`."""
-        self.generations.settle(edges)
-        self.wiring.settle()
-
-    def reconfigure(self, name: str, config: dict[str, object]) -> None:
-        """Give an agent new settings, in force from its next start.
+        """End the old ends of an agent, and the agent if it is to go; see `HostControl.retire`.
 
         Raises:
-            ConfigError: every mistake in them; the old ones stay.
+            BusError: the agent is to go and has not handled what waits in `RETIRE_S`; it goes on, try again.
         """
-        agent = msgspec.structs.replace(self.agents[name], config=config)
-        plan = blueprint(agent, f"agents.{name}")
-        self.agents[name], self.blueprints[name] = agent, plan
-        self.cells[name].build = plan.build
+        async with self._changing:
+            until_s = asyncio.get_running_loop().time() + RETIRE_S
+            wanted = self._wanted.get(agent)
+            cell = self.cells.get(agent)
+            if cell is not None:
+                wanted = self.agents[agent] if cell.kind in MANAGERS else wanted
+                await self.wiring.retire_ins(cell, wanted, fences, until_s)
+                if wanted is None:
+                    await self.remove(cell, until_s)
+            await self.wiring.retire_outs(agent, wanted, until_s)
 
-    # --- adding
+    async def settle(self, edges: Mapping[str, Serving]) -> None:
+        """Forget what was kept of older generations; see `HostControl.settle`.
 
-    def add(self, name: str, agent: AgentConfig, plan: Blueprint) -> None:
-        """Add an agent with its local edges; it is not started."""
-        host, backplane = self._around.host, agent.backplane or self._around.backplane
-        if backplane not in self._demands:
-            self._demands[backplane] = Demand(self._around.bus, backplane, host)
-        mailbox = Mailbox(agent.mailbox_events)
-        numbering = self._numbering(f"{backplane}/{host}/{name}")
-        cell = self.cells[name] = Cell(name, agent.type, plan.build, self._around, numbering, mailbox)
-        self.agents[name], self.blueprints[name] = agent, plan
-        for number, statement in enumerate(plan.subscribe):
-            label = f"{host} > {name}" if len(plan.subscribe) == 1 else f"{host} > {name}.{number}"
-            self._router.join(self._edge(label, statement, agent, mailbox, name), cell)
-
-    def _numbering(self, agent: str) -> Numbering:
-        held = self._numberings.get(agent)
-        if held is None:
-            held = self._numberings[agent] = Numbering(agent, self._around.host, self._epoch, self._address)
-        return held
-
-    def _edge(self, label: str, statement: str, agent: AgentConfig, mailbox: Mailbox, name: str) -> Edge:
-        overload = Overload(agent.overload)
-        spill = None
-        if overload is Overload.SPOOL:
-            directory = self._around.state_of(name) / "spool" / str(len(self._spills.get(name, [])))
-            spill = Spill(directory, agent.spool_bytes, mailbox)
-            self._spills.setdefault(name, []).append(spill)
-        plan = compile_statement(statement, now_ns=self._around.now_ns())
-        edge = Edge(label, plan, mailbox, overload, spill)
-        if spill is not None:
-            spill.recover(edge)
-        return edge
-
-    async def _receive_from_others(self, name: str) -> None:
-        plan = self.blueprints[name]
-        if plan.scope != "backplane":
-            return
-        around, cell = self._around, self.cells[name]
-        for number, statement in enumerate(plan.subscribe):
-            select = compile_statement(statement, now_ns=around.now_ns())
-            edge = self._edge(f"* > {name}.{number}", statement, self.agents[name], cell.mailbox, name)
-            cell.edges.append(edge)
-            receiver = FlowReceiver(
-                around.bus,
-                around.backplane,
-                select,
-                f"{around.host}/{name}",
-                offering(edge, around.now_ns),
-                edge.ledger,
-                give_up=partial(edge.close, "stopped"),
-            )
-            try:
-                await receiver.start(0.5)
-            except BusError as error:
-                self._log.warning("subscription waits for the server", agent=name, reason=str(error))
-            self._receivers.setdefault(name, []).append(receiver)
-
-    # --- removing
-
-    async def receive_no_more(self, cell: Cell) -> None:
-        """Give the leases of an agent on flows of other hosts back."""
-        await self.wiring.end(cell)
-        for receiver in self._receivers.pop(cell.name, []):
-            await receiver.stop()
-
-    async def keep_spooled(self, cell: Cell) -> None:
-        """End an agent, and leave what waits for it in its spool on disk, for the next run."""
-        await cell.halt()
-        for spill in self._spills.pop(cell.name, []):
-            spill.close()
-        self.wiring.close(cell)
-
-    async def _remove(self, cell: Cell) -> None:
-        await self.receive_no_more(cell)
-        self._router.part(cell)
-        await cell.drain(for_good=True)
-        await self.keep_spooled(cell)
-        self._retire(cell)
-        del self.cells[cell.name], self.agents[cell.name], self.blueprints[cell.name]
-
-    def _retire(self, cell: Cell) -> None:
-        """Keep the accounts of an agent that is gone: what it lost stays visible."""
-        for ledger in cell.ledgers():
-            ledger.edge = f"{ledger.edge} (ended)"
-            self.retired.append(ledger)
+        Ends that no retire named end here: those of the revision before one that was rolled back.
+        """
+        async with self._changing:
+            until_s = asyncio.get_running_loop().time() + RETIRE_S
+            for name, agent in self._wanted.items():
+                if name in self.cells:
+                    await self.wiring.retire_ins(self.cells[name], agent, {}, until_s)
+                await self.wiring.retire_outs(name, agent, until_s)
+            self.keep(self.subscriptions.sweep())
+            self.generations.settle(edges)
+            await self.wiring.settle()
 
 
 def check(agents: Mapping[str, AgentConfig]) -> dict[str, Blueprint]:
@@ -328,11 +251,11 @@ def check(agents: Mapping[str, AgentConfig]) -> dict[str, Blueprint]:
 
 
 def _subscription(agent: AgentConfig, plan: Blueprint) -> tuple[object, ...]:
-    """Return what the agent's own edges are made of: when it changes, the agent is replaced."""
-    own = (agent.overload, agent.spool_bytes) if plan.subscribe else ()
-    return (plan.subscribe, plan.scope, agent.backplane, *own)
+    """Return what the agent's own edges are made of."""
+    own = (plan.scope, agent.overload, agent.spool_bytes) if plan.subscribe else ()
+    return (plan.subscribe, *own)
 
 
-def _self(agent: AgentConfig) -> tuple[object, ...]:
-    """Return what the agent itself is made of: when it changes, the agent begins anew where it is."""
-    return (agent.type, agent.source, agent.cooking, agent.detector, agent.config, agent.emit)
+def _spools(before: AgentConfig, wanted: AgentConfig) -> bool:
+    """Whether an agent has a spool of its own before or after a change: two of them at once would mix."""
+    return "spool" in {before.overload, wanted.overload}

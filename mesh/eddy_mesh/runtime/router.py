@@ -45,6 +45,9 @@ class Seen:
 MAX_KINDS, MAX_FIELDS = 2048, 256
 """JSON logs with ids as keys bring any number of names; the census is told in every heartbeat."""
 
+MAX_THROUGH = 64
+"""Left edges that are kept for each producer to be settled: there are more only where nobody settles."""
+
 
 class Router:
     """The local edges of a host process.
@@ -58,6 +61,7 @@ class Router:
         self.census: dict[tuple[str, Kind], Seen] = {}
         self.version = 0
         self._cache: dict[tuple[str, Kind, str], list[Route]] = {}
+        self._took: dict[str, dict[Edge, Cell]] = {}  # outlives a change of edges: what waits is still to be settled
 
     def join(self, edge: Edge, consumer: Cell, line: Line | None = None) -> None:
         """Add an edge that ends at an agent."""
@@ -67,13 +71,28 @@ class Router:
 
     def part(self, consumer: Cell) -> None:
         """Offer an agent nothing more; what waits for it stays."""
-        self.routes = [route for route in self.routes if route.consumer is not consumer]
-        self._changed()
+        self._leave([route.edge for route in self.routes if route.consumer is consumer])
 
     def leave(self, edge: Edge) -> None:
         """Offer nothing more along one edge; what waits at its end stays."""
-        self.routes = [route for route in self.routes if route.edge is not edge]
+        self._leave([edge])
+
+    def _leave(self, edges: list[Edge]) -> None:
+        for edge in edges:
+            edge.is_left = True
+        self.routes = [route for route in self.routes if not route.edge.is_left]
+        for took in self._took.values():
+            for edge in [edge for edge in took if edge.is_through][:-MAX_THROUGH]:
+                del took[edge]
         self._changed()
+
+    def forget(self, consumer: Cell) -> None:
+        """Wait no more for what an agent has not handled: it has ended for good, and what its spools keep is on disk.
+
+        What it made is waited for as before.
+        """
+        for edge in consumer.edges:
+            edge.end()
 
     def _changed(self) -> None:
         self.version += 1
@@ -96,29 +115,48 @@ class Router:
                 and route.edge.wants(kind, origin)
             ]
             self._cache[key] = routes
+            self._took.setdefault(producer.name, {}).update({route.edge: route.consumer for route in routes})
         return routes
 
     def downstream(self, producer: Work) -> list[tuple[Edge, Cell]]:
-        """Return the edges that took events of an agent so far, with the agents at their ends."""
-        found = {
-            id(r.edge): (r.edge, r.consumer)
-            for (name, *_), rs in self._cache.items()
-            if name == producer.name
-            for r in rs
-        }
-        return list(found.values())
+        """Return the edges that take events of an agent, or took some that nobody has settled yet.
+
+        With each edge comes the agent at its end.
+        """
+        took = self._took.get(producer.name, {})
+        for edge in [edge for edge in took if edge.is_settled]:
+            del took[edge]
+        return list(took.items())
+
+    def producers_first(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Return agents in such an order that each stands before those that took its events; else as they were."""
+        wanted = list(cells)
+        seen: set[Cell] = set()
+        order: list[Cell] = []
+
+        def visit(cell: Cell) -> None:
+            if cell not in seen:
+                seen.add(cell)
+                for _, consumer in self.downstream(cell):
+                    visit(consumer)
+                order.append(cell)
+
+        for cell in reversed(wanted):
+            visit(cell)
+        return [cell for cell in reversed(order) if cell in wanted]
 
     def leads_to(self, start: Work, goal: Work) -> bool:
-        """Whether events of ``start`` came, over any number of agents, to ``goal``."""
-        seen = {start.name}
-        ahead: list[Work] = [start]
+        """Whether events of ``start`` come, over any number of agents, to ``goal``."""
+        seen: set[Work] = {start}
+        ahead = [start]
         while ahead:
-            for _, consumer in self.downstream(ahead.pop()):
+            for edge, consumer in self.downstream(ahead.pop()):
+                if edge.is_left or consumer in seen:
+                    continue
                 if consumer is goal:
                     return True
-                if consumer.name not in seen:
-                    seen.add(consumer.name)
-                    ahead.append(consumer)
+                seen.add(consumer)
+                ahead.append(consumer)
         return False
 
     def note(self, producer: Work, batch: Batch, now_ns: int) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import shutil
 from collections import deque
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from zlib import crc32
 
@@ -243,7 +244,7 @@ def take_over(folder: Path, name: str, wanted: Path) -> bool:
         name: of the edge.
         wanted: the spool's folder from now on.
     """
-    folders = {path.name.removeprefix(f"{name}."): path for path in folder.glob(f"{name}.*")}
+    folders = {path.name.removeprefix(f"{name}."): path for path in folder.glob(f"{escape(name)}.*")}
     generations = sorted((generation for generation in folders if generation.isdecimal()), key=int)
     left = [folders[generation] for generation in generations if any(folders[generation].glob("[0-9]*.batch"))]
     if not left:

@@ -3,34 +3,38 @@
 What may live here: the one sequence of steps, as a generator that takes answers and gives rounds of calls. All calls
 of a round are made at the same time. Every call can be made again, so whoever takes a change over begins at its top.
 
-| step | to whom | a failure while ``applying`` | a failure while ``rolling-back`` |
-|---|---|---|---|
-| prepare | hosts whose part changes, parents before the children that they start | ``abort``, refused; on the way of \
-another manager: unhealthy | that host is left alone |
-| activate | all hosts | unhealthy | told |
-| fences, retire | wave by wave | unhealthy | told |
-| settle | all hosts that go on | unhealthy | told |
-| observe | hosts of the agents that were started or changed | unhealthy | not done |
+| step | to whom |
+|---|---|
+| prepare | hosts whose part changes, parents before the children that they start |
+| activate | hosts that run or are to run something; whoever refuses is prepared once more |
+| fences, retire | wave by wave |
+| settle | as activate, but for children that go |
+| observe | hosts of the agents that were started or changed |
 
-A host that is not there is no failure where its part stays the same or is nothing.
+While ``applying`` the first failure ends the way: refused where it is one of the first prepare, and then ``abort`` goes
+to whom was told; unhealthy in any other step, or where another manager may have activated something. While
+``rolling-back`` no failure ends it: a host that can not be told is left alone, and all failures are told at its end.
+A host that is not there, or silent from the start, is no failure where its part and those of its children stay the
+same or are nothing: it takes up what is of record when it comes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Mapping
-from enum import StrEnum
+from collections.abc import Collection, Generator, Iterable
 
 import msgspec
 
 from eddy_mesh.topology import health
 from eddy_mesh.topology.record import Record, RecordState
+from eddy_mesh.topology.rounds import Answered, Call, End, Outcome, Round
 from eddy_mesh.topology.steps import (
     Retiring,
     changed_agents,
     hosts_of,
     hosts_to_prepare,
     parent_of,
+    part_digest,
     part_of,
     part_tables,
     retire_waves,
@@ -43,241 +47,197 @@ CHILD_S = 60.0
 LOOK_S = 0.5
 """Time between two looks at the agents, s."""
 
-
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One query to the agent-manager of a host process.
-
-    Attributes:
-        host: name of the host process.
-        verb: of the query channel.
-        request: of it.
-        agent: agent that it is about, or "".
-        wait_s: ask again for so long while nobody answers, s.
-    """
-
-    host: str
-    verb: str
-    request: dict[str, object]
-    agent: str = ""
-    wait_s: float = 0.0
-
-
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a call.
-
-    Attributes:
-        call: the call.
-        rows: the answer.
-        error: why it failed, or "".
-        is_absent: nobody was there who could have answered.
-    """
-
-    call: Call
-    rows: tuple[Mapping[str, object], ...] = ()
-    error: str = ""
-    is_absent: bool = False
-
-
-class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """Calls that are made at the same time.
-
-    Attributes:
-        calls: the calls.
-        pause_s: wait before them, s.
-        step: name of the step where the round is told as a whole; "" where each call is.
-        told: what is told then.
-    """
-
-    calls: tuple[Call, ...]
-    pause_s: float = 0.0
-    step: str = ""
-    told: str = ""
-
-
-class Outcome(StrEnum):
-    """How carrying out ends."""
-
-    DONE = "done"
-    REFUSED = "refused"
-    UNHEALTHY = "unhealthy"
-
-
-class End(msgspec.Struct, frozen=True):
-    """How it ended, and why where it is not done."""
-
-    outcome: Outcome
-    why: str = ""
-
-
-Asking = Generator[Round, list[Answered], list[str]]
+Step = Generator[Round, list[Answered], None]
 
 
 def carry_out(
-    record: Record, *, is_first: bool, look_s: float = LOOK_S
+    record: Record, silent: Collection[str] = (), *, is_first: bool, look_s: float = LOOK_S
 ) -> Generator[Round | End, list[Answered], None]:
     """Give round after round for a change under way, take the answers to each, and give last how it ended.
 
     Args:
         record: the change; ``applying`` or ``rolling-back``.
+        silent: host processes that were not heard for long enough to be taken as gone.
         is_first: no other manager, nor this one before a restart, has begun to carry it out.
         look_s: time between two looks at the agents, s.
     """
-    yield (yield from _Way(record).end(look_s, is_first=is_first))
+    yield (yield from _Way(record, silent).end(look_s, is_first=is_first))
 
 
 def following(record: Record, end: End, *, manager: str, now_ns: int) -> Record:
     """Return what becomes of record when carrying out has ended; see `eddy_mesh.topology.transitions`."""
     if end.outcome is Outcome.DONE:
-        return finish(record, manager=manager, now_ns=now_ns)
+        return finish(record, end.why, manager=manager, now_ns=now_ns)
     change = refuse if end.outcome is Outcome.REFUSED else roll_back
     return change(record, end.why, manager=manager, now_ns=now_ns)
 
 
-class _Way:
-    """The steps of one change; each returns a line for every failure that matters."""
+class _FailedError(Exception):
+    """A step of a change failed, so that it ends."""
 
-    def __init__(self, record: Record) -> None:
-        self.is_strict = record.state is RecordState.APPLYING
+
+class _Way:
+    """The steps of one change; each asks its rounds, and what failed gathers."""
+
+    def __init__(self, record: Record, silent: Collection[str]) -> None:
         self._record = record
         self._before, self._after = record.before, record.placement
-        self._left_alone = set(record.terms.without)
+        self._is_strict = record.state is RecordState.APPLYING
+        self._failures: list[str] = []
         self._started: set[str] = set()
+        self._left_alone: set[str] = set()
+        hosts, self._children = hosts_to_prepare(self._before, self._after)
+        self._hosts = sorted({*hosts, *record.strays})
+        for host in (*record.terms.without, *(host for host in silent if self._is_as_it_was(host))):
+            self._leave_alone(host)
 
     def end(self, look_s: float, *, is_first: bool) -> Generator[Round, list[Answered], End]:
-        failures = yield from self.prepare()
-        if failures and self.is_strict:
-            if is_first:
-                yield from self.abort()
-            return End(Outcome.REFUSED if is_first else Outcome.UNHEALTHY, "; ".join(failures))
-        for step in (self.activate, self.retire, self.settle):
-            failures = yield from step()
-            if failures and self.is_strict:
-                return End(Outcome.UNHEALTHY, "; ".join(failures))
-        failures = yield from self.observe(look_s)
-        return End(Outcome.UNHEALTHY, "; ".join(failures)) if failures else End(Outcome.DONE)
+        for step, outcome in (
+            (self._prepare(), Outcome.REFUSED if is_first else Outcome.UNHEALTHY),
+            (self._activate(), Outcome.UNHEALTHY),
+            (self._retire(), Outcome.UNHEALTHY),
+            (self._settle(), Outcome.UNHEALTHY),
+            (self._observe(look_s), Outcome.UNHEALTHY),
+        ):
+            try:
+                yield from step
+            except _FailedError:
+                return End(outcome, "; ".join(self._failures), self._abort() if outcome is Outcome.REFUSED else None)
+        return End(Outcome.DONE, "; ".join(self._failures))
 
-    def prepare(self) -> Asking:
-        hosts, children = self._told()
-        going = [child for child in children if child not in self._after.hosts]
-        failures = self._failures((yield self._prepare([*hosts, *going])))
-        if failures and self.is_strict:
-            return failures
-        coming = [child for child in children if child not in going and self._parent(child) not in self._left_alone]
-        if not self._there(coming):
-            return failures
-        calls = (Call(host=host, verb="inventory", request={}, wait_s=CHILD_S) for host in self._there(coming))
-        answers = yield Round(calls=tuple(calls), step="wait", told=f"for {', '.join(self._there(coming))}")
-        failures += self._failures(answers)
-        if failures and self.is_strict:
-            return failures
-        return failures + self._failures((yield self._prepare(coming)))
+    # --- steps
 
-    def _told(self) -> tuple[list[str], list[str]]:
-        """Return the hosts whose part changes, or that run what no placement names, and the children."""
-        hosts, children = hosts_to_prepare(self._before, self._after)
-        return sorted({*hosts, *self._record.strays}), children
+    def _prepare(self) -> Step:
+        going = [child for child in self._children if child not in self._after.hosts]
+        coming = [child for child in self._children if child in self._after.hosts]
+        yield from self._ask(Round(calls=self._preparing([*self._hosts, *going])))
+        calls = tuple(Call(host=host, verb="inventory", request={}, wait_s=CHILD_S) for host in self._there(coming))
+        yield from self._ask(Round(calls=calls, step="wait", told=f"for {', '.join(self._there(coming))}"))
+        yield from self._ask(Round(calls=self._preparing(coming)))
 
-    def _prepare(self, hosts: Iterable[str]) -> Round:
+    def _preparing(self, hosts: Iterable[str]) -> tuple[Call, ...]:
         revision = self._record.revision
-        calls = [
+        return tuple(
             Call(host=host, verb="prepare", request={"revision": revision, **part_tables(self._after, host)})
             for host in self._there(hosts)
-        ]
-        return Round(calls=tuple(calls))
+        )
 
-    def abort(self) -> Asking:
-        hosts, children = self._told()
-        yield self._round("abort", self._there([*hosts, *children]), {})
-        return []
+    def _abort(self) -> Round:
+        request: dict[str, object] = {"revision": self._record.revision}
+        hosts = self._there([*self._hosts, *self._children])
+        return Round(calls=tuple(Call(host=host, verb="abort", request=request) for host in hosts))
 
-    def activate(self) -> Asking:
-        answers = yield self._round("activate", self._there(hosts_of(self._before, self._after)), self._edges())
-        return self._failures(answers)
+    def _activate(self) -> Step:
+        """Let everybody change over; a host that refuses, as it has lost what it prepared, is prepared once more."""
+        edges = msgspec.to_builtins(servings(self._after))
+        calls = {host: self._call(host, "activate", edges=edges) for host in self._there(self._concerned())}
+        answers = yield from self._ask(Round(calls=tuple(calls.values())), is_asked_again=True)
+        lost = [answer.call.host for answer in answers if answer.is_refused]
+        yield from self._ask(Round(calls=self._preparing(lost)))
+        yield from self._ask(Round(calls=tuple(calls[host] for host in self._there(lost))))
 
-    def retire(self) -> Asking:
-        failures: list[str] = []
+    def _retire(self) -> Step:
         for wave in retire_waves(self._before, self._after, self._record.strays):
-            told = [agent for agent in wave if agent.host not in self._left_alone]
-            fences: dict[str, dict[str, object]] = {}
-            asked = [self._fences(agent, host) for agent in told for host in self._there(agent.sources)]
-            if asked:
-                answers = yield Round(calls=tuple(asked))
-                failures += self._failures(answers)
-                if failures and self.is_strict:
-                    return failures
-                fences = _merged(answers)
-            answers = yield Round(calls=tuple(self._retire(agent, fences.get(_path(agent), {})) for agent in told))
-            failures += self._failures(answers)
-            if failures and self.is_strict:
-                return failures
-        return failures
+            asked = [
+                Call(host=host, verb="fences", request={"edges": list(agent.edges)}, agent=_path(agent))
+                for agent in wave
+                if self._there([agent.host])
+                for host in self._there(agent.sources)
+            ]
+            fences = _merged((yield from self._ask(Round(calls=tuple(asked)))))
+            calls = (
+                self._call(agent.host, "retire", path, agent=agent.agent, fences=fences.get(path, {}))
+                for agent, path in ((agent, _path(agent)) for agent in wave)
+                if self._there([agent.host])
+            )
+            yield from self._ask(Round(calls=tuple(calls)))
 
-    def _fences(self, agent: Retiring, host: str) -> Call:
-        return Call(host=host, verb="fences", request={"edges": list(agent.edges)}, agent=_path(agent))
-
-    def _retire(self, agent: Retiring, fences: Mapping[str, object]) -> Call:
-        request: dict[str, object] = {"revision": self._record.revision, "agent": agent.agent, "fences": dict(fences)}
-        return Call(host=agent.host, verb="retire", request=request, agent=_path(agent))
-
-    def settle(self) -> Asking:
+    def _settle(self) -> Step:
+        edges = msgspec.to_builtins(servings(self._after))
         # A child that is to go is ended by its parent, which knows from prepare that it is not wanted any more.
-        hosts = [h for h in hosts_of(self._before, self._after) if h in self._after.hosts or not self._parent(h)]
-        answers = yield self._round("settle", self._there(hosts), self._edges())
-        return self._failures(answers)
+        hosts = [h for h in self._concerned() if h in self._after.hosts or not parent_of(self._before, self._after, h)]
+        calls = (self._call(host, "settle", edges=edges) for host in self._there(hosts))
+        yield from self._ask(Round(calls=tuple(calls)))
 
-    def observe(self, look_s: float) -> Asking:
+    def _observe(self, look_s: float) -> Step:
         """Look at the agents that were started or changed until the observation is over, or one does not do well."""
-        paths = changed_agents(self._before, self._after)
-        concerned = {path for path in paths if path.rpartition("/")[0] not in self._left_alone}
-        if not (self.is_strict and self._record.terms.observe_s and concerned):
-            return []
-        hosts = sorted({path.rpartition("/")[0] for path in concerned})
-        calls = tuple(Call(host=host, verb="inventory", request={}) for host in hosts)
+        terms = self._record.terms
+        concerned = {path for path in changed_agents(self._before, self._after) if self._there([_host(path)])}
+        if not (self._is_strict and terms.observe_s and concerned):
+            return
+        calls = tuple(Call(host=host, verb="inventory", request={}) for host in sorted({_host(p) for p in concerned}))
         restarts = dict.fromkeys(self._started & concerned, 0)
-        for look in range(math.ceil(self._record.terms.observe_s / look_s) + 1):
-            told = f"{min(look * look_s, self._record.terms.observe_s):.1f} of {self._record.terms.observe_s:g} s"
-            answers = yield Round(calls=calls, pause_s=look_s if look else 0.0, step="observe", told=told)
-            if failures := self._failures(answers):
-                return failures
+        last = math.ceil(terms.observe_s / look_s)
+        for look in range(last + 1):
+            told = f"{min(look * look_s, terms.observe_s):.1f} of {terms.observe_s:g} s"
+            pause_s = look_s if look else 0.0
+            answers = yield from self._ask(Round(calls=calls, pause_s=pause_s, step="observe", told=told))
             now = {p: agent for a in answers for p, agent in health.agents_of(a.call.host, a.rows).items()}
             restarts = {path: agent.restarts for path, agent in now.items()} | restarts
-            if failures := health.complaints(concerned, restarts, now, self._record.terms.watermark_s):
-                return failures
-        return []
+            watermark_s = terms.watermark_s
+            self._failures += health.complaints(concerned, restarts, now, watermark_s, is_last=look == last)
+            if self._failures:
+                raise _FailedError
 
-    def _edges(self) -> dict[str, object]:
-        return {"edges": msgspec.to_builtins(servings(self._after))}
+    # --- asking
 
-    def _round(self, verb: str, hosts: Iterable[str], request: dict[str, object]) -> Round:
-        told = {"revision": self._record.revision, **request}
-        return Round(calls=tuple(Call(host=host, verb=verb, request=told) for host in hosts))
+    def _ask(self, asking: Round, *, is_asked_again: bool = False) -> Generator[Round, list[Answered], list[Answered]]:
+        """Ask a round if it has calls; while applying a failure ends the way, but for refusals if it is asked again."""
+        if not asking.calls:
+            return []
+        answers = yield asking
+        for answer in answers:
+            if not (is_asked_again and answer.is_refused):
+                self._take(answer)
+        if self._failures and self._is_strict:
+            raise _FailedError
+        return answers
+
+    def _take(self, answer: Answered) -> None:
+        call = answer.call
+        if answer.error:
+            is_needless = answer.is_absent and self._is_as_it_was(call.host)
+            if not is_needless:
+                self._failures.append(f"{call.host}: {call.verb}: {answer.error}")
+            if is_needless or (not self._is_strict and (answer.is_absent or call.verb == "prepare")):
+                self._leave_alone(call.host)
+        for row in answer.rows if call.verb == "prepare" else ():
+            started = row.get("started")
+            self._started |= {f"{call.host}/{name}" for name in (started if isinstance(started, list) else ())}
+
+    def _call(self, host: str, verb: str, about: str = "", **request: object) -> Call:
+        """Return a call that names the part that the host process must have prepared, or run already."""
+        part = part_digest(part_tables(self._after, host))
+        return Call(
+            host=host, verb=verb, request={"revision": self._record.revision, "part": part, **request}, agent=about
+        )
+
+    # --- hosts
+
+    def _concerned(self) -> list[str]:
+        """Return the hosts that run or ran something; one that runs nothing was never told, and has nothing to do."""
+        told = {*self._hosts, *self._children}
+        return [host for host in hosts_of(self._before, self._after) if host in told or self._runs(host)]
 
     def _there(self, hosts: Iterable[str]) -> list[str]:
         return [host for host in hosts if host not in self._left_alone]
 
-    def _parent(self, host: str) -> str:
-        return parent_of(self._before, self._after, host)
-
-    def _failures(self, answers: Iterable[Answered]) -> list[str]:
-        """Return a line for each call that failed; hosts that could not be told are left alone from then on."""
-        lines: list[str] = []
-        for answer in answers:
-            call = answer.call
-            if answer.error:
-                is_needless = answer.is_absent and self._is_as_it_was(call.host)
-                if not is_needless:
-                    lines.append(f"{call.host}: {call.verb}: {answer.error}")
-                if is_needless or (not self.is_strict and (answer.is_absent or call.verb == "prepare")):
-                    self._left_alone.add(call.host)
-            for row in answer.rows if call.verb == "prepare" else ():
-                started = row.get("started")
-                self._started |= {f"{call.host}/{name}" for name in (started if isinstance(started, list) else ())}
-        return lines
+    def _leave_alone(self, host: str) -> None:
+        """Leave a host alone, and its children: it can neither start nor end one."""
+        self._left_alone |= {host, *part_of(self._before, host).children, *part_of(self._after, host).children}
 
     def _is_as_it_was(self, host: str) -> bool:
         """Whether a host that is gone runs all that it should: nothing, or what it takes up again when it comes."""
+        family = {host, *part_of(self._before, host).children, *part_of(self._after, host).children}
+        return all(part_of(self._after, h) == part_of(self._before, h) or not self._runs(h) for h in family)
+
+    def _runs(self, host: str) -> bool:
         part = part_of(self._after, host)
-        return part == part_of(self._before, host) or not (part.agents or part.children)
+        return bool(part.agents or part.children)
+
+
+def _host(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _path(agent: Retiring) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from eddy_mesh.config import AgentConfig, Retention
+from eddy_mesh.effects import Effect, differing, effect_of
 from eddy_mesh.topology.placement import Placement
 from eddy_mesh.topology.wiring import PlacedEdge
 
@@ -19,11 +21,6 @@ EdgeVerb = Literal["connect", "disconnect", "rewire", "reconfigure"]
 
 MARKS: dict[str, str] = {"start": "+", "connect": "+", "stop": "-", "disconnect": "-", "move": ">"}
 """First character of a line; ``~`` for the others."""
-
-KIND_KEYS = frozenset({"type", "source", "cooking", "detector"})
-"""Keys that make another agent of it."""
-RELOADED_KEYS = frozenset({"config", "retention"})
-"""Keys that a running agent takes up in place."""
 
 STATE: dict[str, str] = {
     "archive": "its store",
@@ -49,7 +46,7 @@ class AgentChange(msgspec.Struct, frozen=True, kw_only=True):
         what: type and part, after the change.
         was: type and part before a morph, or "".
         keys: settings that differ.
-        in_place: whether it takes them up as it runs (a reload) and is not replaced.
+        effect: what a reconfiguration does to it, see `eddy_mesh.effects.EFFECTS`; "" for other verbs.
         pauses: edges on which events wait while it is replaced.
         cost: what happens to its state, or "".
     """
@@ -61,15 +58,13 @@ class AgentChange(msgspec.Struct, frozen=True, kw_only=True):
     what: str = ""
     was: str = ""
     keys: tuple[str, ...] = ()
-    in_place: bool = False
+    effect: Effect | Literal[""] = ""
     pauses: tuple[str, ...] = ()
     cost: str = ""
 
     def line(self) -> str:
         """Return it for people."""
-        verb: str = self.verb
-        if self.verb == "reconfigure":
-            verb = "reload" if self.in_place else "replace"
+        verb = self.effect or self.verb
         where = f"{self.host}/{self.agent}" + (f" -> {self.to_host}/{self.agent}" if self.to_host else "")
         details = [f"{self.was} -> {self.what}" if self.was else self.what, ", ".join(self.keys)]
         details += [f"{', '.join(self.pauses)} paused meanwhile" if self.pauses else "", self.cost]
@@ -175,7 +170,7 @@ def _agent_changes(before: Placement, after: Placement) -> Iterator[AgentChange]
 
 def _moved(name: str, host: str, to_host: str, old: AgentConfig, new: AgentConfig) -> AgentChange:
     keys = differing(old, new)
-    was = _what(old) if KIND_KEYS & set(keys) else ""
+    was = _what(old) if effect_of(old, new) == "morph" else ""
     cost = _left(old, host)
     return AgentChange(
         verb="move", agent=name, host=host, to_host=to_host, what=_what(new), was=was, keys=keys, cost=cost
@@ -183,28 +178,20 @@ def _moved(name: str, host: str, to_host: str, old: AgentConfig, new: AgentConfi
 
 
 def _reconfigured(name: str, host: str, old: AgentConfig, new: AgentConfig) -> Iterator[AgentChange]:
-    keys = differing(old, new)
-    if not keys:
+    effect, keys = effect_of(old, new), differing(old, new)
+    if effect == "edges":
         return
-    pauses = tuple(edge.name for edge in new.in_edges)
-    if KIND_KEYS & set(keys):
-        yield AgentChange(
-            verb="morph", agent=name, host=host, what=_what(new), was=_what(old), keys=keys, pauses=pauses,
-            cost=_left(old, host),
-        )  # fmt: skip
+    if bool(old.in_edges) != bool(new.in_edges):
+        keys = (*keys, "in_edges")
+    pauses = tuple(edge.name for edge in new.in_edges) if effect in {"morph", "replace"} else ()
+    change = AgentChange(
+        verb="reconfigure", agent=name, host=host, what=_what(new), keys=keys, effect=effect, pauses=pauses
+    )
+    if effect == "morph":
+        yield replace(change, verb="morph", effect="", was=_what(old), cost=_left(old, host))
         return
-    in_place = set(keys) <= RELOADED_KEYS
     held = STATE.get(new.type, "") if new.type not in ON_DISK else ""
-    yield AgentChange(
-        verb="reconfigure", agent=name, host=host, what=_what(new), keys=keys, in_place=in_place,
-        pauses=() if in_place else pauses, cost=f"{held} ends" if held and not in_place else "",
-    )  # fmt: skip
-
-
-def differing(old: AgentConfig, new: AgentConfig) -> tuple[str, ...]:
-    """Return the settings in which two tables of an agent differ, edges left aside."""
-    keys = (key for key in AgentConfig.__struct_fields__ if key not in {"in_edges", "out_edges"})
-    return tuple(key for key in keys if getattr(old, key) != getattr(new, key))
+    yield replace(change, cost=f"{held} ends" if held and effect in {"replace", "reload"} else "")
 
 
 def _what(agent: AgentConfig) -> str:
@@ -234,8 +221,7 @@ def _edge_changes(before: Placement, after: Placement) -> Iterator[EdgeChange]:
                 verb="connect", edge=name, delivery=new.delivery, generation=new.generation, differences=(ends,)
             )
         elif new is None and old is not None:
-            cost = "what its stream holds is taken first" if old.delivery == "durable" else ""
-            yield EdgeChange(verb="disconnect", edge=name, delivery=old.delivery, cost=cost)
+            yield EdgeChange(verb="disconnect", edge=name, delivery=old.delivery, cost=_emptied(old))
         elif old is not None and new is not None:
             yield from _rewired(old, new)
 
@@ -276,19 +262,24 @@ def _differences(old: PlacedEdge, new: PlacedEdge) -> Iterator[str]:
 
 def _told(kept: Retention) -> str:
     """Return how much is kept, in words."""
-    size = f"{kept.max_bytes} octets" if kept.max_bytes else "any size"
-    return f"{size} and {f'{kept.max_age_s:.0f} s' if kept.max_age_s else 'any age'}"
+    return f"{kept.max_bytes} octets" if kept.max_bytes else "the default size"
 
 
 def _edge_cost(old: PlacedEdge, new: PlacedEdge) -> str:
     if old.delivery != new.delivery:
-        first = ", after what its stream holds was taken" if old.delivery == "durable" else ""
-        return f"changes over between two batches{first}"
+        return "; ".join(text for text in ("changes over between two batches", _emptied(old)) if text)
     if new.delivery == "live":
         return "changes over between two batches, nothing lost or repeated"
     if (old.consumers, old.field, old.of) != (new.consumers, new.field, new.of):
         return "pauses while its consumers change; what waits stays in its stream"
     return "goes on; what its stream holds stays as it is"
+
+
+def _emptied(edge: PlacedEdge) -> str:
+    """Return what becomes of the stream of an edge that is durable no more."""
+    if edge.delivery != "durable":
+        return ""
+    return "what its stream holds is taken first; what is left after 20 s stays in its stream, and is told"
 
 
 def _settings(before: Placement, after: Placement) -> Iterator[str]:

@@ -27,7 +27,7 @@ from eddy_mesh.topology.manifest import (
 )
 
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
-_HOST_NAME = re.compile(r"[^\s/*>\x00-\x1f]{1,128}")
+_HOST_NAME = re.compile(r"[^\s/*>?\[\]\x00-\x1f]{1,128}")
 _TAKEN_NAMES = frozenset({"all", "any", "host"})
 """Tokens that have a meaning of their own in control and query subjects."""
 _ENDPOINT = re.compile(r"(?:\*|[\w.-]+|\[[\da-fA-F:]+\]):(\d+)")
@@ -141,7 +141,7 @@ def fixed_endpoints(plan: Blueprint) -> list[str]:
 def _name_mistakes(tables: Mapping[str, object], file: str) -> list[str]:
     hosts = _members(tables, "hosts")
     mistakes = [
-        f"{file}: hosts.{name}: {name!r} can not name a host: leave out spaces, /, * and >, and the word all"
+        f"{file}: hosts.{name}: {name!r} can not name a host: leave out spaces, / * > ? [ ], and the word all"
         for name in hosts
         if not _HOST_NAME.fullmatch(name) or name == "all"
     ]

@@ -17,7 +17,7 @@ from eddy_mesh.topology.manifest import EdgeEntry, Manifest
 from eddy_mesh.topology.wiring import PlacedEdge
 
 DURABLE_PARTS = 16
-"""Each part of a batch is a message of its own in the stream of a durable edge."""
+"""Each part of a batch is a message of its own in the stream of a durable edge; more only for more instances."""
 
 
 class Instance(NamedTuple):
@@ -85,28 +85,35 @@ def _by_host(producers: Iterable[Instance]) -> dict[str, list[Instance]]:
     return near
 
 
-def _joined(model: PlacedEdge, name: str, producers: Iterable[Instance], consumers: Iterable[Instance]) -> PlacedEdge:
+def _joined(model: PlacedEdge, name: str, producers: Iterable[Instance], consumers: Sequence[Instance]) -> PlacedEdge:
     return msgspec.structs.replace(
         model,
         name=name,
+        of=_parts(model, len(consumers)),
         producers=tuple(sorted(found.path for found in producers)),
         consumers=tuple(found.path for found in consumers),
     )
 
 
+def _parts(edge: PlacedEdge, consumers: int) -> int:
+    """Return into how many parts the events of an edge are split; a divisor of `PARTITIONS`."""
+    if edge.delivery == "live":
+        return PARTITIONS
+    if not edge.field:
+        return 1  # instances share one consumer of the stream: nothing tells their events apart
+    return max(DURABLE_PARTS, 1 << (consumers - 1).bit_length())  # else some of the instances would get none
+
+
 def _model(name: str, entry: EdgeEntry, consumer: AgentConfig, manifest: Manifest) -> PlacedEdge:
-    """Return an edge without its ends."""
+    """Return an edge without its ends, and not yet split."""
     agent = manifest.agents.get(entry.to)
     field = entry.partition or (agent.partition if agent is not None else "")
-    # Instances without a field share one consumer of a durable stream: nothing tells their events apart.
-    parts = PARTITIONS if entry.delivery == "live" else DURABLE_PARTS if field else 1
     return PlacedEdge(
         name=name,
         entry=name,
         statement=statement_of(entry, fed_blueprint(consumer, f"agents.{entry.to}")),
         delivery=entry.delivery,
         field=field,
-        of=parts,
         overload=entry.overload or consumer.overload,
         spool_bytes=entry.spool_bytes or consumer.spool_bytes,
         retention=manifest.retention if entry.delivery == "durable" else Retention(),

@@ -16,6 +16,9 @@ from eddy_mesh.fields import field, nearest
 from eddy_mesh.selection import Plan, compile_statement
 from eddy_mesh.topology.manifest import AgentEntry, EdgeEntry, Manifest, wanted
 
+ALWAYS_KEPT = frozenset({"id", "stage", "event_class", "type", "origin"})
+"""Fields that every batch has, whatever a statement selects."""
+
 
 def edge_mistakes(
     manifest: Manifest, blueprints: Mapping[str, Blueprint], known: Collection[str], file: str
@@ -41,6 +44,9 @@ def edge_mistakes(
             continue
         mistakes += [f"{place}: statement: {line}" for line in _passing_mistakes(plan)]
         mistakes += partition_mistakes(edge.partition, place)
+        if edge.delivery == "durable":
+            shared_by = manifest.agents[edge.to].partition if edge.to in manifest.agents else ""
+            mistakes += _unselected(plan, edge.partition or shared_by, place)
         if consumer is not None and takes_events(consumer) and plan.where is None and not plan.sources:
             open_edges[name] = edge
     ended_at = {edge.to for edge in manifest.edges.values()}
@@ -143,6 +149,18 @@ def partition_mistakes(name: str, place: str) -> list[str]:
     near = nearest(name)
     hint = f"did you mean {near}?" if near else "docs/fields.md has them all"
     return [f"{place}: partition: there is no field {name!r}; {hint}"]
+
+
+def _unselected(plan: Plan, name: str, place: str) -> list[str]:
+    """Return whether the field that shares the events of a durable edge out is not in what its stream holds.
+
+    All events would be in one part then: streams hold events as the statement projects them.
+    """
+    kept = {item.name for item in plan.items}
+    if not name or not kept or name in ALWAYS_KEPT | kept or field(name) is None:
+        return []
+    line = f"{place}: partition: {name} is not among what the statement selects ({', '.join(sorted(kept))}), and the"
+    return [f"{line} stream of a durable edge holds nothing else: add {name} to SELECT, or write SELECT *"]
 
 
 def _cycles(edges: Mapping[str, EdgeEntry]) -> list[str]:

@@ -43,7 +43,12 @@ def agents_of(host: str, rows: Iterable[Mapping[str, object]]) -> dict[str, Agen
 
 
 def complaints(
-    concerned: Collection[str], first: Mapping[str, int], now: Mapping[str, AgentHealth], watermark_s: float
+    concerned: Collection[str],
+    first: Mapping[str, int],
+    now: Mapping[str, AgentHealth],
+    watermark_s: float,
+    *,
+    is_last: bool = False,
 ) -> list[str]:
     """Return a line for each agent that does not do well.
 
@@ -52,6 +57,7 @@ def complaints(
         first: restarts of each when it was first looked at, or when it was started.
         now: all agents.
         watermark_s: how long a batch may wait for an agent, s.
+        is_last: the observation ends with this look: an agent must have started by now.
     """
     lines: list[str] = []
     for path in sorted(concerned):
@@ -62,6 +68,8 @@ def complaints(
             lines.append(f"{path} is failed" + (f": {health.reason}" if health.reason else ""))
         elif health.restarts > first.get(path, health.restarts):
             lines.append(f"{path} crashed" + (f": {health.reason}" if health.reason else ""))
+        elif is_last and health.state == State.STARTING:
+            lines.append(f"{path} is still starting" + (f": {health.reason}" if health.reason else ""))
         elif health.lag_ns > watermark_s * 1e9:
             lines.append(
                 f"{path} is behind: a batch waits for {health.lag_ns / 1e9:.1f} s, more than {watermark_s:g} s"

@@ -75,7 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tags: tuple[TagName, ...] = ()
     """names of the tags that events may carry"""
     retention: Retention = Retention()
-    """what archives and durable streams keep, where they say nothing themselves"""
+    """how much the stream of each durable edge holds"""
     hosts: dict[str, HostEntry] = {}
     agents: dict[str, AgentEntry] = {}
     edges: dict[str, EdgeEntry] = {}

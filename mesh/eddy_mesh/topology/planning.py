@@ -5,17 +5,20 @@ What may live here: the requests of its queries, what they lead to, and how that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 
 import msgspec
 
+from eddy_mesh.config import unknown_name
 from eddy_mesh.errors import ConfigError, UsageError
 from eddy_mesh.topology.changes import AgentChange, Changes, compare
 from eddy_mesh.topology.checks import checked
+from eddy_mesh.topology.dry_edges import warnings
 from eddy_mesh.topology.placement import Placement, place, renumbered
 from eddy_mesh.topology.presence import Presence
 from eddy_mesh.topology.record import Change, Record, RecordState, Source, Terms
-from eddy_mesh.topology.steps import hosts_to_prepare, parent_of
+from eddy_mesh.topology.steps import hosts_of, hosts_to_prepare, parent_of, part_of
 
 FILE = "topology"
 """How a manifest is called in messages where its file has no name."""
@@ -30,6 +33,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         file: its name, for messages.
         revision: for ``rollback``: the revision to go back to; 0: the one applied before.
         expected: number of the revision of record that the plan was made for; -1: any.
+        expected_placement: what the plan said of itself, see `Plan.digest`; "": any.
         who: the person or program that wants it.
         why: the reason.
         terms: how it is to be carried out.
@@ -40,21 +44,31 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     file: str = FILE
     revision: int = 0
     expected: int = -1
+    expected_placement: str = ""
     who: str = ""
     why: str = ""
     terms: Terms = Terms()
 
 
-def request_of(request: Mapping[str, object]) -> Request:
+def request_of(request: Mapping[str, object], verb: str = "plan") -> Request:
     """Return a request.
 
+    Args:
+        request: as it came.
+        verb: ``plan``, which takes a manifest or a revision; ``apply``, which takes the one; ``rollback``: the other.
+
     Raises:
-        UsageError: it is none.
+        UsageError: it is none, or not one for that verb.
     """
     try:
-        return msgspec.convert(request, Request)
+        asked = msgspec.convert(request, Request)
     except msgspec.ValidationError as error:
         raise UsageError(f"the request does not fit ({error}): give manifest, or revision, and how to apply") from None
+    if verb == "apply" and asked.manifest is None:
+        raise UsageError("apply without a manifest: give its tables, or ask rollback to go back to an earlier revision")
+    if verb == "rollback" and asked.manifest is not None:
+        raise UsageError("rollback with a manifest: give the revision to go back to, or ask apply for the manifest")
+    return asked
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,26 +78,45 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         change: what would be of record.
         changes: what that does, for people and as JSON.
         missing: host processes whose part changes and that are not there, nor left alone.
+        silent: host processes whose part stays as it is, and that are not there: they are left alone.
+        warnings: what can be carried out, but is hardly meant.
     """
 
     change: Change
     changes: Changes
     missing: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What would be of record, in 32 hexadecimal digits: other hosts that come or go may make another of it."""
+        change = self.change
+        told = msgspec.json.encode((change.placement, change.strays, change.terms), order="deterministic")
+        return blake2b(told, digest_size=16).hexdigest()
 
     def row(self) -> dict[str, object]:
         """Return it as ``plan`` answers."""
         changes = msgspec.to_builtins(self.changes)
-        return {**changes, "lines": self.changes.lines(), "missing": list(self.missing)}
+        lists = {"missing": list(self.missing), "silent": list(self.silent), "warnings": list(self.warnings)}
+        return {**changes, "lines": self.changes.lines(), **lists, "placement": self.digest}
 
-    def check(self, current: Record | None, expected: int) -> None:
+    def check(self, current: Record | None, expected: int, expected_placement: str = "") -> None:
         """Check that it can be carried out now.
 
+        Args:
+            current: record that there is, or None.
+            expected: see `Request`.
+            expected_placement: see `Request`.
+
         Raises:
-            UsageError: a host process is not there, or the plan was made for another revision.
+            UsageError: a host process is not there, or somebody was shown another plan.
         """
         held = current.revision if current is not None else 0
         if expected not in {-1, held}:
             raise UsageError(f"revision {held} is of record, and the plan was made for {expected}: plan again")
+        if expected_placement not in {"", self.digest}:
+            raise UsageError("host processes came or went since the plan was made, and now it is another: plan again")
         if self.missing:
             names = ", ".join(self.missing)
             raise UsageError(
@@ -104,23 +137,59 @@ def plan(request: Request, current: Record | None, history: Sequence[Record], pr
 
     Raises:
         ConfigError: every mistake in the manifest, and what can not be placed.
-        UsageError: there is no such revision.
+        UsageError: there is no such revision, or no such host to be left alone.
     """
     before = current.placement if current is not None else Placement()
     known = [before, current.before] if current is not None else [before]
+    there = presence.there(now_ns, known)
+    # Hosts may have seen more revisions than a record that was lost and begun anew.
+    revision = 1 + max(before.revision, presence.revision)
     if request.manifest is None:
         old = earlier(history, current, request.revision)
-        after, source = renumbered(old.placement, before, before.revision + 1), old.source
+        after, source = renumbered(old.placement, before, revision), old.source
     else:
         manifest = checked(request.manifest, request.file)
-        after = place(manifest, presence.there(now_ns, known), before)
+        after = place(manifest, there, before, revision, request.file)
         source = Source(text=request.text, tables=request.manifest)
+    _check_managers(after, presence, request.file)
+    _check_without(request.terms.without, {*before.hosts, *after.hosts, *(host.name for host in there)})
     strays = presence.strays(after, known)
     strays = {host: names for host, names in strays.items() if host not in request.terms.without}
-    change = Change(placement=after, source=source, terms=request.terms, strays=strays)
-    return Plan(change=change, changes=_with_stops(compare(before, after), strays), missing=_missing(
-        before, change, presence, now_ns
-    ))  # fmt: skip
+    labels = {host.name: host.labels for host in there if host.labels}
+    change = Change(placement=after, source=source, terms=request.terms, strays=strays, labels=labels)
+    missing, silent = _away(before, change, presence, now_ns)
+    changes = _with_stops(compare(before, after), strays)
+    told = [*warnings(after), *_live_and_let_be(before, change, presence, now_ns)]
+    return Plan(change=change, changes=changes, missing=missing, silent=silent, warnings=tuple(told))
+
+
+def _check_managers(after: Placement, presence: Presence, file: str) -> None:
+    """Check that no agent takes the name of one that manages its host, which would then be out of reach.
+
+    Raises:
+        ConfigError: every one that does.
+    """
+    managers = {host: presence.managers_of(host) for host in after.hosts}
+    mistakes = [
+        f"{file}: agents.{name}: on {host} that is the name of its {managers[host][name]}: rename the agent"
+        for host, part in after.hosts.items()
+        for name, agent in part.agents.items()
+        if managers[host].get(name, agent.type) != agent.type
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _check_without(without: Iterable[str], known: Collection[str]) -> None:
+    unknown = [name for name in without if name not in known]
+    if unknown:
+        raise UsageError(unknown_name("without", "host", unknown[0], sorted(known) or ["none is there"]))
+
+
+def _live_and_let_be(before: Placement, change: Change, presence: Presence, now_ns: int) -> Iterator[str]:
+    for host in change.terms.without:
+        if presence.is_there(host, now_ns) and part_of(before, host) != part_of(change.placement, host):
+            yield f"{host} is there, and is let be: what live edges bring meanwhile is lost for it until it follows"
 
 
 def _with_stops(changes: Changes, strays: Mapping[str, Iterable[str]]) -> Changes:
@@ -132,17 +201,25 @@ def _with_stops(changes: Changes, strays: Mapping[str, Iterable[str]]) -> Change
     return msgspec.structs.replace(changes, agents=(*changes.agents, *stops))
 
 
-def _missing(before: Placement, change: Change, presence: Presence, now_ns: int) -> tuple[str, ...]:
-    """Return the hosts that are not there; a child is its parent's business."""
-    hosts, children = hosts_to_prepare(before, change.placement)
-    told = {*hosts, *(parent_of(before, change.placement, child) for child in children)} - set(change.terms.without)
-    return tuple(sorted(host for host in told if not presence.is_there(host, now_ns) and _matters(host, change)))
+def _away(
+    before: Placement, change: Change, presence: Presence, now_ns: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the hosts that are not there: those that have something to do, and those that have not.
+
+    A child that is to change is its parent's business.
+    """
+    after = change.placement
+    hosts, children = hosts_to_prepare(before, after)
+    told = {*hosts, *(parent_of(before, after, child) for child in children)}
+    away = {host for host in hosts_of(before, after) if not presence.is_there(host, now_ns)}
+    away = {host for host in away - set(change.terms.without) if _matters(host, after)}
+    return tuple(sorted(away & told)), tuple(sorted(away - told - set(children)))
 
 
-def _matters(host: str, change: Change) -> bool:
+def _matters(host: str, after: Placement) -> bool:
     """Whether a host is to run anything; one that was taken out of the manifest and is gone needs no farewell."""
-    part = change.placement.hosts.get(host)
-    return part is not None and bool(part.agents or part.children)
+    part = part_of(after, host)
+    return bool(part.agents or part.children)
 
 
 def earlier(history: Sequence[Record], current: Record | None, revision: int) -> Record:

@@ -15,10 +15,6 @@ from eddy_mesh.errors import WireError
 from eddy_mesh.topology.placement import Placement
 
 KEY = "topology"
-CLAIM_KEY = "claim"
-"""Key of the newest `Renewal`, apart from the record so that its history holds changes only."""
-CLAIM_S = 5.0
-"""How long a manager answers for a change unless it renews."""
 COMPRESS_BYTES = 262_144
 """Shorter records stay as text that people can read in the store."""
 MAX_BYTES = 64 * 1024 * 1024
@@ -33,27 +29,18 @@ class RecordState(StrEnum):
     ROLLING_BACK = "rolling-back"
 
 
+class Ending(StrEnum):
+    """How a change came to be of record, or what was there before it again."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    ROLLED_BACK = "rolled_back"
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """Which manager carries a change out, ``<host>/<agent>``, and until when it answers for that, ns since 1970 UTC."""
+    """Which manager carries a change out, ``<host>/<agent>``; until when is told by `eddy_mesh.topology.claims`."""
 
     manager: str
-    until_ns: int
-
-    def holds(self, now_ns: int) -> bool:
-        """Whether it has not ended."""
-        return now_ns < self.until_ns
-
-
-class Renewal(msgspec.Struct, frozen=True, kw_only=True):
-    """The claim of a manager, prolonged.
-
-    Attributes:
-        revision: number of the change that it carries out.
-        claim: until when it answers for that.
-    """
-
-    revision: int
-    claim: Claim
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -61,12 +48,13 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
     Attributes:
         observe_s: how long the agents that were started or changed are observed, s; 0: not at all.
-        watermark_s: how long a batch may wait for one of them meanwhile, s.
+        watermark_s: how long a batch may wait for one of them meanwhile, s; shorter than the observation, or it is not
+            seen.
         without: host processes that are left alone; they take the record up when they come.
     """
 
     observe_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 5.0
-    watermark_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    watermark_s: Annotated[float, msgspec.Meta(gt=0)] = 3.0
     without: tuple[str, ...] = ()
 
 
@@ -99,6 +87,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         settled_ns: when it was applied, 0 while it is not.
         terms: how it is to be carried out.
         strays: agents by host process that ran there before its first placement, and that it ends.
+        ending: how it ended; None while it has not.
+        labels: what host processes told of themselves when it was planned, by name: for a manager that starts.
     """
 
     revision: int
@@ -112,8 +102,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source_before: Source = Source()
     claim: Claim | None = None
     settled_ns: int = 0
+    ending: Ending | None = None
     terms: Terms = Terms()
     strays: dict[str, tuple[str, ...]] = {}
+    labels: dict[str, dict[str, str]] = {}
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,12 +116,14 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         source: its manifest.
         terms: how it is to be carried out.
         strays: agents by host process that run there and that no placement names.
+        labels: what host processes tell of themselves, by name.
     """
 
     placement: Placement
     source: Source
     terms: Terms = Terms()
     strays: dict[str, tuple[str, ...]] = {}
+    labels: dict[str, dict[str, str]] = {}
 
 
 def describe(record: Record) -> str:

@@ -7,10 +7,11 @@ side by side, so only the end of the old ones has an order: from sources to sink
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 
 import msgspec
 
-from eddy_mesh.config import Serving
+from eddy_mesh.config import AgentConfig, Serving
 from eddy_mesh.topology.placement import HostPlacement, Placement
 from eddy_mesh.topology.wiring import PlacedEdge
 
@@ -70,9 +71,35 @@ def part_tables(placement: Placement, host: str) -> dict[str, object]:
     }
 
 
+def part_digest(part: Mapping[str, object]) -> str:
+    """Return in 32 hexadecimal digits which part of a topology this is: both sides of a step name it by that.
+
+    Args:
+        part: what `part_tables` gives, also after it went over the wire.
+
+    Raises:
+        msgspec.ValidationError: an agent's table has mistakes.
+    """
+    # Whether a table says what is so by default depends on where its values were made.
+    agents = msgspec.convert(part["agents"], dict[str, AgentConfig])
+    whole = _in_full({**part, "agents": agents})
+    return blake2b(msgspec.json.encode(whole, order="deterministic"), digest_size=16).hexdigest()
+
+
+def _in_full(value: object) -> object:
+    """Return a value with every field of its structs, and numbers in one form."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _in_full(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, Mapping):
+        return {name: _in_full(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_full(member) for member in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def servings(placement: Placement) -> dict[str, Serving]:
-    """Return the generation and the producers of every edge."""
-    return {name: Serving(edge.generation, edge.producers) for name, edge in placement.edges.items()}
+    """Return the generation, the producers and the delivery of every edge."""
+    return {name: Serving(edge.generation, edge.producers, edge.delivery) for name, edge in placement.edges.items()}
 
 
 def changed_agents(before: Placement, after: Placement) -> set[str]:

@@ -9,31 +9,47 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from eddy_mesh.cer import Value
 from eddy_mesh.errors import UsageError
-from eddy_mesh.topology.carrying import Answered, Outcome
 from eddy_mesh.topology.changes import compare
-from eddy_mesh.topology.record import Record, RecordState
+from eddy_mesh.topology.record import Ending, Record, RecordState
+from eddy_mesh.topology.rounds import Answered
 
 Row = dict[str, object]
 
-EVENTS: dict[tuple[Outcome, RecordState], str] = {
-    (Outcome.DONE, RecordState.APPLYING): "topology_applied",
-    (Outcome.DONE, RecordState.ROLLING_BACK): "topology_rolled_back",
-    (Outcome.REFUSED, RecordState.APPLYING): "topology_refused",
-    (Outcome.UNHEALTHY, RecordState.APPLYING): "topology_unhealthy",
+TAKEN_OVER = "topology_taken_over"
+EVENTS = {
+    RecordState.APPLYING: "topology_applying",
+    RecordState.ROLLING_BACK: "topology_unhealthy",
+    Ending.APPLIED: "topology_applied",
+    Ending.REFUSED: "topology_refused",
+    Ending.ROLLED_BACK: "topology_rolled_back",
 }
-"""Name of the event by how carrying out ended, and in which state of the record."""
+"""Name of the event of a record, by how it ended, or by its state."""
 LEVELS = {
     "topology_applying": 6,
     "topology_applied": 5,
     "topology_rolled_back": 4,
     "topology_refused": 4,
     "topology_unhealthy": 3,
-    "topology_taken_over": 5,
+    TAKEN_OVER: 5,
 }
 """Level of each event: of syslog, 3 is an error, 6 information."""
 DONE_LISTS = ("started", "replaced", "reloaded", "rewired")
 """What ``prepare`` answers."""
+GIVEN_UP = "given-up"
+"""State, as it is told, of a revision that was never applied and that another one follows."""
+
+
+def event_of(record: Record) -> str:
+    """Return the name of the event that tells of a record."""
+    ended = record.ending or Ending.APPLIED  # before there was an ending, every one was taken as applied
+    return EVENTS[ended if record.state is RecordState.APPLIED else record.state]
+
+
+def fields(event: str, record: Record) -> dict[str, Value]:
+    """Return what an event tells of a record beside the reason."""
+    return {"revision": record.revision, "who": record.who, "level": LEVELS[event]}
 
 
 def begun(record: Record) -> Row:
@@ -72,11 +88,12 @@ def answers(verb: str, history: Sequence[Record], request: Mapping[str, object])
         UsageError: there is no such revision.
     """
     if verb == "history":
-        yield from (_line(record) for record in reversed(history))
+        yield from (_line(record, history) for record in reversed(history))
     elif verb == "topology":
         record = _of(history, request, "revision")
-        row: Row = {**_line(record), "text": record.source.text, "manifest": record.source.tables}
-        row |= {"placement": msgspec.to_builtins(record.placement), "claim": msgspec.to_builtins(record.claim)}
+        row: Row = {**_line(record, history), "text": record.source.text, "manifest": record.source.tables}
+        claim = record.claim if row["manager"] else None
+        row |= {"placement": msgspec.to_builtins(record.placement), "claim": msgspec.to_builtins(claim)}
         yield {**row, "before": record.before.revision}
     else:
         after = _of(history, request, "to")
@@ -85,15 +102,25 @@ def answers(verb: str, history: Sequence[Record], request: Mapping[str, object])
         yield {**msgspec.to_builtins(changes), "lines": changes.lines()}
 
 
-def _line(record: Record) -> Row:
+def labels(record: Record) -> dict[str, dict[str, str]]:
+    """Return what the host processes of record that run something told of themselves, by name."""
+    return {
+        name: record.labels.get(name, {})
+        for name, part in record.placement.hosts.items()
+        if not part.parent and (part.agents or part.children)
+    }
+
+
+def _line(record: Record, history: Sequence[Record]) -> Row:
+    is_over = record is not history[-1] and record.state is not RecordState.APPLIED
     return {
         "revision": record.revision,
-        "state": str(record.state),
+        "state": GIVEN_UP if is_over else str(record.state),
         "who": record.who,
         "when_ns": record.when_ns,
         "why": record.why,
         "settled_ns": record.settled_ns,
-        "manager": record.claim.manager if record.claim is not None else "",
+        "manager": record.claim.manager if record.claim is not None and not is_over else "",
         "agents": len(record.placement.agents()),
         "edges": len(record.placement.edges),
     }

@@ -11,8 +11,9 @@ from enum import StrEnum
 import msgspec
 
 from eddy_mesh.errors import UsageError
+from eddy_mesh.topology.claims import own
 from eddy_mesh.topology.placement import Placement, renumbered
-from eddy_mesh.topology.record import CLAIM_S, Change, Claim, Record, RecordState, Renewal, Source, describe
+from eddy_mesh.topology.record import Change, Claim, Ending, Record, RecordState, Source, describe
 
 
 class Happening(StrEnum):
@@ -65,41 +66,30 @@ def begin(current: Record | None, change: Change, *, who: str, why: str, manager
         placement=placement,
         before=held,
         source_before=current.source if current is not None else Source(),
-        claim=_claim(manager, now_ns),
+        claim=Claim(manager=manager),
         terms=change.terms,
         strays=change.strays,
+        labels=change.labels,
     )
 
 
-def renew(record: Record, *, manager: str, now_ns: int) -> Renewal:
-    """Return the claim of the record's manager prolonged by `CLAIM_S`.
-
-    Raises:
-        UsageError: nothing is under way, or another manager carries it out.
-    """
-    _own(record, manager)
-    return Renewal(revision=record.revision, claim=_claim(manager, now_ns))
-
-
-def renewed(record: Record, renewal: Renewal | None) -> Record:
-    """Return the record with its claim as it was prolonged; a renewal of another change or manager does not count."""
-    held = record.claim
-    if renewal is None or held is None or renewal.revision != record.revision:
-        return record
-    if renewal.claim.manager != held.manager or renewal.claim.until_ns <= held.until_ns:
-        return record
-    return msgspec.structs.replace(record, claim=renewal.claim)
-
-
-def finish(record: Record, *, manager: str, now_ns: int) -> Record:
+def finish(record: Record, left: str = "", *, manager: str, now_ns: int) -> Record:
     """Return the record of a change, or of a rollback, that is carried out and healthy.
 
+    Args:
+        record: of a change or rollback under way.
+        left: what of a rollback could not be done, or "".
+        manager: ``<host>/<agent>`` that carries it out.
+        now_ns: ns since 1970 UTC.
+
     Raises:
         UsageError: nothing is under way, or another manager carries it out.
     """
-    _own(record, manager)
+    own(record, manager)
     state = _after(record, Happening.FINISHED)
-    return msgspec.structs.replace(record, state=state, claim=None, settled_ns=now_ns)
+    why = f"{record.why}; not done on the way back: {left}" if left else record.why
+    ending = Ending.APPLIED if record.state is RecordState.APPLYING else Ending.ROLLED_BACK
+    return msgspec.structs.replace(record, state=state, why=why, claim=None, settled_ns=now_ns, ending=ending)
 
 
 def refuse(record: Record, why: str, *, manager: str, now_ns: int) -> Record:
@@ -116,7 +106,7 @@ def refuse(record: Record, why: str, *, manager: str, now_ns: int) -> Record:
     Raises:
         UsageError: no change is under way, it is a rollback, or another manager carries it out.
     """
-    _own(record, manager)
+    own(record, manager)
     revision = record.revision + 1
     return Record(
         revision=revision,
@@ -128,7 +118,9 @@ def refuse(record: Record, why: str, *, manager: str, now_ns: int) -> Record:
         placement=msgspec.structs.replace(record.before, revision=revision),
         before=record.placement,
         source_before=record.source,
+        labels=record.labels,
         settled_ns=now_ns,
+        ending=Ending.REFUSED,
     )
 
 
@@ -144,7 +136,7 @@ def roll_back(record: Record, why: str, *, manager: str, now_ns: int) -> Record:
     Raises:
         UsageError: no change is under way, it is a rollback itself, or another manager carries it out.
     """
-    _own(record, manager)
+    own(record, manager)
     state = _after(record, Happening.UNHEALTHY)
     revision = record.revision + 1
     back = renumbered(record.before, record.placement, revision)
@@ -158,48 +150,10 @@ def roll_back(record: Record, why: str, *, manager: str, now_ns: int) -> Record:
         placement=back,
         before=record.placement,
         source_before=record.source,
-        claim=_claim(manager, now_ns),
+        labels=record.labels,
+        claim=Claim(manager=manager),
         terms=record.terms,
     )
-
-
-def take_over(record: Record, *, manager: str, now_ns: int) -> Record:
-    """Return the record with the claim of another manager: the one before has not renewed its own.
-
-    Raises:
-        UsageError: nothing is under way, or its manager still answers for it.
-    """
-    if record.claim is None:
-        raise UsageError(f"revision {record.revision} is applied: there is nothing to take over")
-    if record.claim.manager != manager and record.claim.holds(now_ns):
-        raise UsageError(f"{describe(record)} until its claim ends in {_left_s(record.claim, now_ns):.1f} s")
-    return msgspec.structs.replace(record, claim=_claim(manager, now_ns))
-
-
-def needs_taking_over(record: Record, manager: str, now_ns: int) -> bool:
-    """Whether a change is under way that nobody carries out.
-
-    Args:
-        record: the record.
-        manager: ``<host>/<agent>`` that asks, and that carries nothing out: its own claim is from before a restart.
-        now_ns: ns since 1970 UTC.
-    """
-    return record.claim is not None and (record.claim.manager == manager or not record.claim.holds(now_ns))
-
-
-def _claim(manager: str, now_ns: int) -> Claim:
-    return Claim(manager=manager, until_ns=now_ns + int(CLAIM_S * 1e9))
-
-
-def _left_s(claim: Claim, now_ns: int) -> float:
-    return (claim.until_ns - now_ns) / 1e9
-
-
-def _own(record: Record, manager: str) -> None:
-    if record.claim is None:
-        raise UsageError(f"{describe(record)}: nothing is under way")
-    if record.claim.manager != manager:
-        raise UsageError(f"{describe(record)}, not by {manager}: read the record again")
 
 
 def _after(record: Record, happening: Happening) -> RecordState:

@@ -11,6 +11,13 @@ import msgspec
 
 from eddy_mesh.config import PARTITIONS, AgentConfig, Delivery, InEdge, OutEdge, OverloadPolicy, Partition, Retention
 
+NAMED = ("name", "entry", "generation")
+"""Fields of an edge that say which one it is."""
+FLOW = ("producers", "consumers", "statement", "delivery", "field", "of", "overload", "spool_bytes")
+"""Fields of an edge of which a change makes a new generation."""
+POLICY = ("retention",)
+"""Fields of an edge that both ends take up as they are; every field is in exactly one of these three."""
+
 
 class PlacedEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One edge of a placement. Several consumers are instances of one agent and share its events.
@@ -46,8 +53,7 @@ class PlacedEdge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def flow(self) -> tuple[object, ...]:
         """What makes a new generation when it changes."""
-        ends = (self.producers, self.consumers, self.statement, self.delivery, self.field, self.of)
-        return (*ends, self.overload, self.spool_bytes)
+        return tuple(getattr(self, key) for key in FLOW)
 
     def partition(self, index: int) -> Partition:
         """Return the part of the consumer with that index; all where it is alone, or shares a durable consumer."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eddy_mesh.bus import Bus, DurableConsumer, DurableMessage
+from eddy_mesh.bus import Bus, ConsumerStatus, DurableConsumer, DurableMessage
 from eddy_mesh.errors import BusError
 from eddy_mesh.runtime.durable.edge import (
     DurableEdge,
@@ -21,8 +21,65 @@ from eddy_mesh.runtime.durable.edge import (
 from eddy_mesh.runtime.durable.received import Received
 
 
+class InUse(BusError):
+    """Consumers of another shape of the edge are in the way.
+
+    Attributes:
+        consumers: what is known of them.
+    """
+
+    def __init__(self, edge: str, consumers: Sequence[ConsumerStatus]) -> None:
+        names = ", ".join(found.name for found in consumers)
+        super().__init__(f"edge {edge}: waiting until {names} has handled what it has in hand")
+        self.consumers = tuple(consumers)
+
+
+class Others:
+    """Consumers of another shape that are in the way, until their owners are taken for dead.
+
+    Attributes:
+        dead: those of which nothing changed for long enough, and through which nobody fetches.
+    """
+
+    def __init__(self) -> None:
+        self.dead: tuple[ConsumerStatus, ...] = ()
+        self._seen: tuple[ConsumerStatus, ...] = ()
+        self._since_s = 0.0
+
+    @property
+    def delivered(self) -> int:
+        """Sequence number of the last message that one of them was given; 0 for none."""
+        return max((found.delivered for found in self._seen), default=0)
+
+    @property
+    def messages(self) -> int:
+        """How many messages the dead have in hand."""
+        return sum(found.unacknowledged for found in self.dead)
+
+    def look(self, seen: tuple[ConsumerStatus, ...], now_s: float, longest_s: float) -> bool:
+        """Note what is in the way; return whether some were taken for dead just now.
+
+        Args:
+            seen: what is known of them.
+            now_s: a monotonic time.
+            longest_s: a living owner that has been told to stop has acknowledged something within this time, or ended.
+        """
+        before, self.dead = self.dead, ()
+        if seen != self._seen:
+            self._seen, self._since_s = seen, now_s
+        elif now_s - self._since_s > longest_s:
+            self.dead = tuple(found for found in seen if not found.fetches)
+        return bool(self.dead) and self.dead != before
+
+
 async def bind(
-    bus: Bus, edge: DurableEdge, share: Share, received: Received, path: Path, ack_wait_s: float
+    bus: Bus,
+    edge: DurableEdge,
+    share: Share,
+    received: Received,
+    path: Path,
+    ack_wait_s: float,
+    others: Others,
 ) -> DurableConsumer:
     """Return the consumer of a share; make stream and consumer where they are not there.
 
@@ -33,15 +90,19 @@ async def bind(
         received: what it has handled so far, from ``path``; open where it, or a life that was killed, had the consumer.
         path: its file; it says from here on that a receiver runs.
         ack_wait_s: how long the server waits for an acknowledgement, s.
+        others: consumers of another shape that were in the way before; what they had in hand may have been handled.
 
     Raises:
-        BusError: not possible now: the server is away, or the owner of an older shape of the edge has not stopped yet.
+        InUse: the owner of another shape of the edge has not stopped yet.
+        BusError: the server is away.
         OSError: the file can not be written.
     """
     await ensure_stream(bus, edge)
-    busy = await end_older_consumers(bus, edge, share)
-    if busy:
-        raise BusError(f"edge {edge.name}: waiting until {', '.join(busy)} has handled what it has in hand")
+    if others.delivered > received.suspect:
+        received.suspect = others.delivered
+        received.save(path)
+    if busy := await end_older_consumers(bus, edge, share, others.dead):
+        raise InUse(edge.name, busy)
     if share.is_sole and received.is_open:
         await _take_over(bus, edge, share, received, path)
     received.is_open = True

@@ -6,13 +6,14 @@ themselves are in `eddy_mesh.runtime.durable.sender` and `.receiver`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from hashlib import blake2b
 
 import msgspec
 
 from eddy_mesh import codec, subjects
 from eddy_mesh.batch import Batch, Kind, Producer
-from eddy_mesh.bus import Bus, DurableMessage
+from eddy_mesh.bus import Bus, ConsumerStatus, DurableMessage
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Ids, nulls_of
 from eddy_mesh.config import PARTITIONS
@@ -82,13 +83,20 @@ def consumer_name(edge: DurableEdge, share: Share) -> str:
 
 
 def consumer_filters(edge: DurableEdge, share: Share) -> list[str]:
-    """Return the subjects that an instance takes."""
+    """Return the subjects that an instance takes.
+
+    Raises:
+        UsageError: the edge has fewer partitions than instances, and none for this one; no filter would take all.
+    """
     if not share.partitioned or share.count == 1:
         return [subjects.edge_all(edge.backplane, edge.name)]
-    return [
-        subjects.edge(edge.backplane, edge.name, number)
-        for number in owned(share.instance, share.count, edge.partitions)
-    ]
+    numbers = owned(share.instance, share.count, edge.partitions)
+    if not numbers:
+        raise UsageError(
+            f"edge {edge.name}: {edge.partitions} partitions are too few for {share.count} instances: "
+            f"give it at least as many, up to {PARTITIONS}"
+        )
+    return [subjects.edge(edge.backplane, edge.name, number) for number in numbers]
 
 
 async def ensure_stream(bus: Bus, edge: DurableEdge) -> None:
@@ -107,7 +115,9 @@ async def ensure_stream(bus: Bus, edge: DurableEdge) -> None:
     )
 
 
-async def end_older_consumers(bus: Bus, edge: DurableEdge, share: Share, *, force: bool = False) -> list[str]:
+async def end_older_consumers(
+    bus: Bus, edge: DurableEdge, share: Share, dead: Collection[ConsumerStatus] = ()
+) -> list[ConsumerStatus]:
     """Delete the consumers of other shapes than this one's, so that the new shape's can be made.
 
     What they did not acknowledge stays in the stream and goes to the next consumer.
@@ -116,11 +126,11 @@ async def end_older_consumers(bus: Bus, edge: DurableEdge, share: Share, *, forc
         bus: the bus.
         edge: the edge.
         share: any share of the new shape.
-        force: also those that have messages in hand: only when their owner is known to be dead, because what a living
-            one has in hand would be handled twice.
+        dead: what was known of consumers whose owners are dead. One that is still so ends with messages in hand: what a
+            living owner has in hand would be handled twice.
 
     Returns:
-        Names of those that are still in use: ask again when their owners have stopped.
+        Those that are still in use: ask again when their owners have stopped.
 
     Raises:
         BusError: the server is away.
@@ -130,10 +140,10 @@ async def end_older_consumers(bus: Bus, edge: DurableEdge, share: Share, *, forc
     for found in await bus.consumers(edge.stream):
         if found.name in kept:
             continue
-        if force or not (found.unacknowledged or found.fetches):
+        if found in dead or not (found.unacknowledged or found.fetches):
             await bus.delete_consumer(edge.stream, found.name)
         else:
-            busy.append(found.name)
+            busy.append(found)
     return busy
 
 

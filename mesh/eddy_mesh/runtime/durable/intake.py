@@ -16,6 +16,19 @@ import numpy.typing as npt
 from eddy_mesh.batch import Batch
 from eddy_mesh.bus import DEFAULT_ACK_WAIT_S
 from eddy_mesh.cer import Value
+from eddy_mesh.errors import BusError
+
+
+class GivenUp(BusError):
+    """The agent gave up some of what it was delivered; it comes again.
+
+    Attributes:
+        handled: events that it had handled before, of all that this receiver delivered.
+    """
+
+    def __init__(self, message: str, handled: int) -> None:
+        super().__init__(message)
+        self.handled = handled
 
 
 class Notice(Protocol):
@@ -32,7 +45,8 @@ class Intake:
     Attributes:
         deliver: hands over a batch; waits while the agent has no room.
         handled: returns when all that was delivered before the call was handled. It must raise where that will never
-            be, because the agent failed or was stopped: then nothing is acknowledged and the receiver ends.
+            be, because the agent failed or was stopped: then the receiver ends, and nothing is acknowledged but what
+            `GivenUp` says was handled.
         notice: tells an operator.
         settle: for a store: returns when all that was handled survives a crash.
         known: for a store that can look ids up: True for each event that it has already. Asked for batches that may

@@ -18,11 +18,12 @@ import structlog
 
 from eddy_mesh.batch import Batch
 from eddy_mesh.bus import Bus, DurableConsumer, DurableMessage, NoResponders, RequestTimeout
+from eddy_mesh.cer import Value
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, StoreError, WireError
-from eddy_mesh.runtime.durable.binding import bind, leave
+from eddy_mesh.runtime.durable.binding import InUse, Others, bind, leave
 from eddy_mesh.runtime.durable.edge import DurableEdge, Share, consumer_name, read_message, told_count
-from eddy_mesh.runtime.durable.intake import Intake, Pace
+from eddy_mesh.runtime.durable.intake import GivenUp, Intake, Pace
 from eddy_mesh.runtime.durable.received import Received
 
 T = TypeVar("T")
@@ -34,12 +35,13 @@ LOOK_EVERY = 10
 class _Held:
     """A message in hand."""
 
-    __slots__ = ("is_repeat", "is_undecodable", "message")
+    __slots__ = ("is_repeat", "is_undecodable", "mark", "message")
 
     def __init__(self, message: DurableMessage, *, is_repeat: bool) -> None:
         self.message = message
         self.is_repeat = is_repeat
         self.is_undecodable = False
+        self.mark = 0  # events delivered up to it and with it
 
 
 class DurableReceiver:
@@ -79,6 +81,7 @@ class DurableReceiver:
         self._held: dict[tuple[int, int], _Held] = {}
         self._held_bytes = 0
         self._typical_bytes = 64 * 1024
+        self._events = 0  # that were delivered
         self._empty = 0  # fetches in a row that found nothing
         self._fetched: asyncio.Queue[_Held | None] = asyncio.Queue()
         self._delivered: list[_Held] = []
@@ -124,6 +127,10 @@ class DurableReceiver:
         if self._running:
             await self._ended.wait()
 
+    def change(self, edge: DurableEdge) -> None:
+        """Take up another size of the stream, when it is bound the next time; all else of the edge is as it was."""
+        self._edge = edge
+
     def status(self) -> dict[str, object]:
         """Return what the heartbeat shows."""
         return {
@@ -147,13 +154,17 @@ class DurableReceiver:
 
     async def _bind(self) -> DurableConsumer | None:
         """Return the consumer, or None when it was told to stop before there was one."""
+        others, clock = Others(), asyncio.get_running_loop().time
+        way, ack_wait_s = (self._received, self._path), self._pace.ack_wait_s
         while not self._stopping.is_set():
             connection = self._bus.stats.reconnects
             try:
-                consumer = await bind(
-                    self._bus, self._edge, self._share, self._received, self._path, self._pace.ack_wait_s
-                )
+                consumer = await bind(self._bus, self._edge, self._share, *way, ack_wait_s, others)
             except (BusError, OSError) as error:
+                if isinstance(error, InUse) and others.look(error.consumers, clock(), ack_wait_s):
+                    told: dict[str, Value] = {"edge.name": self._edge.name, "edge.messages": others.messages}
+                    self._intake.notice("edge_taken_over", **told)
+                    continue
                 self._waits("consumer", error)
                 await self._rest()
             else:
@@ -249,6 +260,7 @@ class DurableReceiver:
                     self._forget(held)
                     continue
                 await self._deliver_one(held)
+            held.mark = self._events
             self._delivered.append(held)
             self._arrived.set()
         self._all_delivered = True
@@ -270,6 +282,7 @@ class DurableReceiver:
             batch = await self._unknown(batch)
         if batch.count:
             await self._intake.deliver(batch)
+            self._events += batch.count
             self.counts["delivered"] += batch.count
 
     async def _unknown(self, batch: Batch) -> Batch:
@@ -302,7 +315,18 @@ class DurableReceiver:
                     await self._arrived.wait()
 
     async def _finish(self, group: list[_Held]) -> None:
-        await self._intake.handled()
+        given_up: GivenUp | None = None
+        try:
+            await self._intake.handled()
+        except GivenUp as error:
+            given_up = error
+            group = [held for held in group if held.mark <= error.handled]
+        if group:
+            await self._put_down(group)
+        if given_up is not None:
+            raise given_up
+
+    async def _put_down(self, group: list[_Held]) -> None:
         if self._intake.settle is not None:
             await self._patiently(self._intake.settle)
         for held in group:

@@ -45,7 +45,7 @@ class DurableSender:
     queries: frozenset[str] = frozenset()
 
     def __init__(self, edge: DurableEdge, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._edge = edge
+        self._edge = self._wanted = edge
         self._timeout_s = timeout_s
         self._context: Context | None = None
         self._window = asyncio.Semaphore(WINDOW)
@@ -54,6 +54,19 @@ class DurableSender:
         self._stored: set[str] = set()  # of the batch in hand, which may be offered again
         self._events = 0
         self._messages = 0
+
+    def change(self, edge: DurableEdge) -> None:
+        """Send by another table from the next batch on; a new size of the stream holds for the batch in hand as well.
+
+        A batch of which a part is stored is not cut anew: its other parts would get other message ids.
+        """
+        self._wanted = edge
+
+    def _follow(self) -> None:
+        wanted = self._wanted
+        is_cut_alike = (wanted.field, wanted.partitions) == (self._edge.field, self._edge.partitions)
+        if wanted != self._edge and (is_cut_alike or not self._stored):
+            self._edge, self._is_ready = wanted, False
 
     @property
     def _started(self) -> Context:
@@ -78,13 +91,17 @@ class DurableSender:
         Raises:
             BusError: the server is away or the stream is full; what is stored already is not stored again.
         """
+        self._follow()
         lanes, refusals = self._cut(batch)
         await self._reach()
         done = await asyncio.gather(*map(self._publish_lane, lanes), return_exceptions=True)
         failed = [error for error in done if error is not None]
         if failed:
             # first what must not be offered again as it is
-            raise min(failed, key=lambda error: getattr(error, "retryable", False))
+            worst = min(failed, key=lambda error: getattr(error, "retryable", False))
+            if self._stored and isinstance(worst, BusError) and not worst.retryable:
+                raise BusError(str(worst)) from worst  # halves of the batch would be stored a second time
+            raise worst
         self._stored.clear()
         self._is_full = False
         self._events += batch.count - len(refusals)
