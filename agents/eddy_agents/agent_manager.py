@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -21,8 +20,8 @@ from eddy_mesh.batch import Batch
 from eddy_mesh.errors import BusError, ConfigError, EddyError, StoreError, UsageError
 from eddy_mesh.runtime.children import Children
 from eddy_mesh.task import Answer, Context
-from eddy_mesh.topology import reconciling
-from eddy_mesh.topology.applied import FILE, Applied, decode
+from eddy_mesh.topology import applied, reconciling
+from eddy_mesh.topology.applied import Applied
 from eddy_mesh.topology.keeping import Keeping
 from eddy_mesh.topology.reconciling import Action, Holding, Verb
 
@@ -70,7 +69,10 @@ class Agent:
     async def start(self, context: Context) -> None:
         """Read what was applied last."""
         self._context = context
-        self._holds = Holding(applied=_read(context.state / FILE))
+        try:
+            self._holds = Holding(applied=applied.read(context.state))
+        except StoreError as error:
+            context.notice("applied_unreadable", **{"error.message": str(error)})
         state = context.state.parent.parent  # of the host process: <state>/agents/<agent> is that of an agent
         self._children = Children(context.control.config, state, lambda event, told: context.notice(event, **told))
 
@@ -189,16 +191,17 @@ class Agent:
 
     def _decide(self, verb: Verb, revision: int, part: str | None = None) -> Action:
         action = reconciling.decide(verb, self._holds, revision, part)
-        self._holds = self._holds.after(revision)
+        if action is not Action.NOTHING:
+            self._holds = self._holds.after(revision)
         return action
 
     # --- the steps of a revision
 
     async def _configure(self, request: Mapping[str, object]) -> Answer:
-        applied = self._holds.wanted(msgspec.convert(request, reconciling.Configuration))
-        self._decide(Verb.CONFIGURE, applied.revision)
+        wanted = self._holds.wanted(msgspec.convert(request, reconciling.Configuration))
+        self._decide(Verb.CONFIGURE, wanted.revision)
         try:
-            return {"revision": applied.revision, **await self._take(applied)}
+            return {"revision": wanted.revision, **await self._take(wanted)}
         except ConfigError as error:
             self._here.notice("configuration_refused", **{"error.message": "; ".join(error.mistakes)})
             raise
@@ -249,10 +252,10 @@ class Agent:
 
     # --- what they come to
 
-    async def _take(self, applied: Applied) -> Answer:
+    async def _take(self, wanted: Applied) -> Answer:
         """Run exactly this, all steps at once, and write it down."""
-        done = await self._run(applied)
-        self._keep(applied)
+        done = await self._run(wanted)
+        self._keep(wanted)
         return done
 
     async def _go_back(self) -> None:
@@ -261,32 +264,16 @@ class Agent:
         await self._run(self._holds.applied or begun)
         self._holds = self._holds.prepared(None)
 
-    async def _run(self, applied: Applied) -> Answer:
-        self._below.check(applied.children)  # a mistake there must not leave the agents changed
-        done = await self._here.control.configure(applied.agents, applied.edges)
-        self._declare(applied)
-        return {**done, "children": msgspec.to_builtins(await self._below.want(applied.children))}
+    async def _run(self, wanted: Applied) -> Answer:
+        self._below.check(wanted.children)  # a mistake there must not leave the agents changed
+        done = await self._here.control.configure(wanted.agents, wanted.edges)
+        self._declare(wanted)
+        return {**done, "children": msgspec.to_builtins(await self._below.want(wanted.children))}
 
-    def _declare(self, applied: Applied) -> None:
+    def _declare(self, wanted: Applied) -> None:
         control = self._here.control
-        control.declare(control.config.tags if applied.tags is None else applied.tags)
+        control.declare(control.config.tags if wanted.tags is None else wanted.tags)
 
-    def _keep(self, applied: Applied) -> None:
-        _write(self._here.state / FILE, applied)
-        self._holds = self._holds.settled(applied)
-
-
-def _read(path: Path) -> Applied | None:
-    try:
-        return decode(path.read_bytes())
-    except OSError:
-        return None  # none was applied
-
-
-def _write(path: Path, applied: Applied) -> None:
-    partial = path.with_suffix(".part")
-    try:
-        partial.write_bytes(msgspec.json.encode(applied))
-        partial.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: can not be written: {error}: make room, it is tried again") from None
+    def _keep(self, settled: Applied) -> None:
+        applied.write(self._here.state, settled)
+        self._holds = self._holds.settled(settled)

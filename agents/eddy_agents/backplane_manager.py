@@ -24,7 +24,7 @@ from eddy_mesh.queries import Progress
 from eddy_mesh.runtime.calling import AGAIN_S, Caller
 from eddy_mesh.task import Answer, Context
 from eddy_mesh.topology import claims, planning, telling, transitions
-from eddy_mesh.topology.carrying import LOOK_S, carry_out, following
+from eddy_mesh.topology.carrying import LOOK_S, carry_out, following, left_alone
 from eddy_mesh.topology.keeping import Held, Keeping
 from eddy_mesh.topology.record import Ending, Record, describe
 from eddy_mesh.topology.rounds import End, Round
@@ -278,8 +278,9 @@ class Agent:
 
     async def _carry(self, record: Record, progress: Progress, *, is_first: bool) -> End:
         silent = self._caller.silent(hosts_of(record.before, record.placement))
-        if silent:
-            progress.tell({"step": "silent", "what": f"not heard: {', '.join(silent)}; left alone if nothing changes"})
+        if left := left_alone(record, silent):
+            what = f"not heard, and left alone as nothing changes there: {', '.join(left)}"
+            progress.tell({"step": "silent", "what": what})
         way = carry_out(record, silent, is_first=is_first, look_s=self._config.look_s)
         asking = next(way)
         while isinstance(asking, Round):

@@ -81,8 +81,7 @@ class Agent:
     async def start(self, context: Context) -> None:
         """Listen to heartbeats."""
         self._context = context
-        subject = f"{subjects.escape(context.backplane)}.status.*.*"
-        self._subscription = await context.bus.subscribe(subject, self._heard)
+        self._subscription = await context.bus.subscribe(subjects.status_all(context.backplane), self._heard)
 
     async def stop(self) -> None:
         """Listen no more."""
@@ -140,7 +139,7 @@ class Agent:
                 fresh.count = known.count
         self._entries[key] = fresh
 
-    async def on_batch(self, batch: Batch, now_ns: int) -> Result:  # noqa: ARG002
+    async def on_batch(self, batch: Batch, now_ns: int) -> Result:  # noqa: ARG002  # the protocol's
         """Take nothing: a directory has no edges unless somebody configures one."""
         return Result(filtered=batch.count)
 

@@ -10,8 +10,8 @@ What may live here: `connect`, `Mesh` and `Event`. The blocking form of the same
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from time import time_ns
 from typing import NamedTuple
 
@@ -22,16 +22,17 @@ from eddy_mesh.batch import Batch
 from eddy_mesh.bus import Bus, NoResponders
 from eddy_mesh.bus_nats import connect as connect_bus
 from eddy_mesh.cer import Value, id_text
-from eddy_mesh.config import unknown_name
 from eddy_mesh.conservation import Ledger
-from eddy_mesh.errors import StoreError, UsageError, WireError
+from eddy_mesh.errors import BusError, StoreError, UsageError, WireError
 from eddy_mesh.fields import FieldType, type_of
-from eddy_mesh.flows import ALL, Of, live_plan
+from eddy_mesh.flows import Of, live_plan
 from eddy_mesh.local import Whereabouts, find
 from eddy_mesh.receiving import ANSWER_IDLE_S, FlowReceiver
 from eddy_mesh.rows import flat_rows, json_value, value_of_json
 from eddy_mesh.select_back import Gone
 from eddy_mesh.selection import LiveAggregate, Plan, compile_statement, render, row_names
+from eddy_mesh.selection.merge import ROW_ID, identity, merge_of
+from eddy_mesh.watching import Follower, Watch, watch_of
 from eddy_mesh.wire_json import decode_object
 
 TICK_S = 0.25
@@ -120,6 +121,8 @@ class Place(NamedTuple):
 
 
 RECONNECT_S = 3.0
+PING_S = 1.0
+"""Longest wait for a sign of life of a host process at the end of a tap, s."""
 
 
 class Mesh:
@@ -144,7 +147,9 @@ class Mesh:
 
     # --- live and stored events
 
-    async def tap(self, statement: str, *, watch: str = "") -> AsyncGenerator[Event, None]:
+    async def tap(
+        self, statement: str, *, watch: str = "", on_change: Callable[[str], None] = lambda _: None
+    ) -> AsyncGenerator[Event, None]:
         """Yield the events that a statement selects, as they happen; with SINCE the stored ones first.
 
         Stored and live events join without a gap and without a repeat. With GROUP BY and EVERY each window's rows
@@ -153,7 +158,9 @@ class Mesh:
         Args:
             statement: select/project statement.
             watch: ``AGENT:in`` or ``AGENT:out``, AGENT or HOST/AGENT: only what these agents take in or give out, and
-                without disturbing them.
+                without disturbing them. An agent of the manifest stands for all its instances. They are followed where
+                they go; what a new one does in its first second or two is not seen.
+            on_change: is told in one sentence which of the watched agents came and went.
 
         Raises:
             StatementError: the statement can not be compiled.
@@ -161,36 +168,29 @@ class Mesh:
             BusError: the server is away.
         """
         plan = compile_statement(statement, now_ns=time_ns())
-        of = await self._watched(watch) if watch else ALL
-        if watch and plan.since_ns is not None:
+        watched = watch_of(watch) if watch else None
+        if watched and plan.since_ns is not None:
             raise UsageError(f"{watch}: what went into or came out of an agent is not stored: leave SINCE out")
         limit = plan.limit if not plan.is_aggregate else None
         count = 0
-        async with aclosing(self._rows(plan, of)) as rows:
+        async with aclosing(self._rows(plan, watched, on_change)) as rows:
             async for event in rows:
                 yield event
                 count += 1
                 if limit is not None and count >= limit:
                     return
 
-    async def _watched(self, watch: str) -> Of:
-        """Return whose events ``AGENT:in`` or ``AGENT:out`` means."""
-        name, _, side = watch.rpartition(":")
-        if side not in {"in", "out"}:
-            raise UsageError(f"{watch!r}: watch AGENT:in or AGENT:out")
-        paths = [f"{host['host']}/{agent['agent']}" for host in await self.hosts() for agent in _agents_in(host)]
-        found = [path for path in paths if name in {path, path.partition("/")[2]}]
-        if not found:
-            raise UsageError(unknown_name(watch, "agent", name, sorted({path.partition("/")[2] for path in paths})))
-        return Of(agents=tuple(sorted(found)), side="in" if side == "in" else "out")
-
-    async def _rows(self, plan: Plan, of: Of = ALL) -> AsyncGenerator[Event, None]:
+    async def _rows(
+        self, plan: Plan, watched: Watch | None, on_change: Callable[[str], None]
+    ) -> AsyncGenerator[Event, None]:
+        subscribed = self._subscribed(plan, watched, on_change)
         if plan.is_aggregate:
-            async for event in self._windows(plan, of):
-                yield event
+            async with aclosing(self._windows(plan, subscribed)) as rows:
+                async for event in rows:
+                    yield event
             return
         names = row_names(plan) or None
-        async with self._subscribed(plan, of) as batches:
+        async with subscribed as batches:
             seen: set[str] = set()
             if plan.since_ns is not None:
                 async for event in self._stored(plan):
@@ -202,11 +202,13 @@ class Mesh:
                         yield event
                     seen.discard(event.id)
 
-    async def _windows(self, plan: Plan, of: Of) -> AsyncGenerator[Event, None]:
+    async def _windows(
+        self, plan: Plan, subscribed: AbstractAsyncContextManager[asyncio.Queue[Batch]]
+    ) -> AsyncGenerator[Event, None]:
         if plan.every_ns is None:
             raise UsageError("a live statement with aggregates needs EVERY, for example EVERY 10s; or use query")
         aggregate = LiveAggregate(plan)
-        async with self._subscribed(plan, of) as batches:
+        async with subscribed as batches:
             while True:
                 try:
                     async with asyncio.timeout(TICK_S):
@@ -217,7 +219,9 @@ class Mesh:
                     yield Event(row)
 
     @asynccontextmanager
-    async def _subscribed(self, plan: Plan, of: Of) -> AsyncIterator[asyncio.Queue[Batch]]:
+    async def _subscribed(
+        self, plan: Plan, watched: Watch | None, on_change: Callable[[str], None]
+    ) -> AsyncIterator[asyncio.Queue[Batch]]:
         batches: asyncio.Queue[Batch] = asyncio.Queue(MAX_WAITING)
 
         def deliver(batch: Batch) -> None:
@@ -228,23 +232,57 @@ class Mesh:
             except asyncio.QueueFull:  # the reader is slower than the flow: nobody else must wait for it
                 self.ledger.drop("slow_reader", batch.count)
 
-        receiver = FlowReceiver(self.bus, self.backplane, live_plan(plan), self._owner, deliver, self.ledger, of)
-        await receiver.start()
+        shaken_ns = 0
+
+        def receiver(of: Of) -> FlowReceiver:
+            return FlowReceiver(self.bus, self.backplane, live_plan(plan), self._owner, deliver, self.ledger, of)
+
+        async def end(receiver: FlowReceiver) -> None:
+            gone = await self._gone(receiver.hosts) if time_ns() - shaken_ns > RECONNECT_S * 1e9 else set()
+            receiver.hosts -= gone
+            is_sure = await receiver.stop(RECONNECT_S) and not gone
+            self.is_sure &= is_sure
+
+        def shake(*_: object) -> None:  # those who lose the server as well are back some time after us
+            nonlocal shaken_ns
+            shaken_ns = time_ns()
+
+        unlisten = self.bus.on_state(shake)
+        follower = Follower(watched, self.hosts, receiver, end, on_change)
         try:
+            await follower.start()
             yield batches
         finally:
-            self.is_sure &= await receiver.stop(RECONNECT_S)
+            await follower.stop()
+            unlisten()
+
+    async def _gone(self, hosts: Iterable[str]) -> set[str]:
+        """Return which host processes have ended: nobody takes their commands, and nobody has to be waited for."""
+
+        async def is_gone(host: str) -> bool:
+            try:
+                await self.bus.request(subjects.control(self.backplane, host, "host", "ping"), b"{}", timeout_s=PING_S)
+            except NoResponders:
+                return True
+            except BusError:  # busy, or the server is away
+                return False
+            return False
+
+        asked = sorted(hosts)
+        answers = await asyncio.gather(*map(is_gone, asked))
+        return {host for host, gone in zip(asked, answers, strict=True) if gone}
 
     async def query(self, statement: str, *, archive: str = "") -> AsyncGenerator[Event, None]:
         """Yield the stored events that a statement selects, or the rows of its aggregates.
 
         Args:
             statement: select/project statement.
-            archive: ``<host>/<agent>``; "" asks every archive of the backplane.
+            archive: ``<host>/<agent>``; "" asks every archive of the backplane: events come in the order of the
+                statement, else by id, and one that several hold comes once.
 
         Raises:
             StatementError: the statement can not be compiled.
-            UsageError: there is no archive, or groups or an order were asked of several.
+            UsageError: there is no archive, or groups were asked of several.
             BusError: an archive did not answer.
         """
         plan = compile_statement(statement, now_ns=time_ns())
@@ -255,17 +293,39 @@ class Mesh:
         places = [archive] if archive else [f"{p.host}/{p.agent}" for p in await self.agents_of("archive")]
         if not places:
             raise UsageError("no archive answers on this backplane: see eddy agents, or use a statement without SINCE")
-        if len(places) > 1 and (plan.is_aggregate or plan.order_by):
-            raise UsageError(f"groups and order over several archives are not merged: name one of {', '.join(places)}")
+        if len(places) > 1 and plan.is_aggregate:
+            raise UsageError(
+                f"several archives may hold the same event, so groups are made by one: name it with --archive "
+                f'HOST/AGENT (archive="HOST/AGENT" in a script); there are {", ".join(places)}'
+            )
         count = 0
-        for place in places:
-            async for row in self.ask("archive", "select", {"statement": render(plan)}, agent=place):
-                identity = str(row.get("#id") or row.get("id") or "")
-                told = {n: _readable(n, value_of_json(n, v)) for n, v in row.items() if n != "#id"}
-                yield Event(told, identity, self)
+        async with aclosing(self._merged(plan, places) if len(places) > 1 else self._asked(plan, places[0])) as rows:
+            async for row in rows:
+                told = {n: _readable(n, value_of_json(n, v)) for n, v in row.items() if n != ROW_ID}
+                yield Event(told, identity(row), self)
                 count += 1
                 if plan.limit is not None and count >= plan.limit:
                     return
+
+    def _asked(self, plan: Plan, archive: str) -> AsyncGenerator[Mapping[str, object], None]:
+        return self.ask("archive", "select", {"statement": render(plan)}, agent=archive)
+
+    async def _merged(self, plan: Plan, archives: Iterable[str]) -> AsyncGenerator[Mapping[str, object], None]:
+        """Yield the rows of several archives in the order of the plan, else by id; an event of several comes once."""
+        merge, last = merge_of(plan), ""
+        async with AsyncExitStack() as answers:
+            asked = [self._asked(merge.plan, archive) for archive in archives]
+            opened = [await answers.enter_async_context(aclosing(rows)) for rows in asked]
+            firsts = [(await anext(rows, None), rows) for rows in opened]
+            heads = [(merge.place(row), row, rows) for row, rows in firsts if row is not None]
+            while heads:
+                number = min(range(len(heads)), key=lambda each: heads[each][0])
+                _, row, rows = heads[number]
+                if not last or identity(row) != last:
+                    yield {name: value for name, value in row.items() if name not in merge.added}
+                last = identity(row)
+                following = await anext(rows, None)
+                heads[number : number + 1] = [] if following is None else [(merge.place(following), following, rows)]
 
     async def fetch(self, ids: Iterable[str], *, depth: int = 0, timeout_s: float = select_back.ANSWER_S) -> Fetched:
         """Return whole events by id: from the local stores of the hosts that made them, else from archives.

@@ -30,6 +30,21 @@ class Kind(NamedTuple):
     event_class: EventClass
     type: str
 
+    @property
+    def text(self) -> str:
+        """``<stage>.<class>.<type>``."""
+        return f"{self.stage}.{self.event_class}.{self.type}"
+
+    @classmethod
+    def parse(cls, text: str) -> Kind:
+        """Return the kind that `text` tells.
+
+        Raises:
+            ValueError: it is no kind.
+        """
+        stage, event_class, type_name = text.split(".", 2)
+        return cls(Stage(stage), EventClass(event_class), type_name)
+
 
 @dataclass(frozen=True, slots=True)
 class Producer:

@@ -1,6 +1,7 @@
 """The message bus as the mesh sees it: one port, two adapters (``bus_memory``, ``bus_nats``).
 
-What may live here: value Structs, Protocols and the errors that only a bus can raise. No IO, no asyncio.
+What may live here: value Structs, Protocols, the listeners to a connection's state, and the errors that only a bus can
+raise. No IO, no asyncio.
 
 What every adapter promises:
 
@@ -15,7 +16,9 @@ Source: https://docs.nats.io/reference/reference-protocols/nats-protocol; ADR-8 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Protocol
 
@@ -82,6 +85,36 @@ class BusState(Enum):
 
 
 StateListener = Callable[[BusState, str], None]
+
+
+class Listeners:
+    """Who is told of the state of one connection.
+
+    Args:
+        errors: where an exception of a listener is counted, as ``listener``.
+    """
+
+    def __init__(self, errors: Counter[str]) -> None:
+        self._errors = errors
+        self._listeners: list[StateListener] = []
+
+    def add(self, listener: StateListener) -> Callable[[], None]:
+        """Tell ``listener`` from now on; return a function that ends it, which may be called again."""
+        self._listeners.append(listener)
+
+        def end() -> None:
+            with suppress(ValueError):  # ended before
+                self._listeners.remove(listener)
+
+        return end
+
+    def tell(self, state: BusState, text: str) -> None:
+        """Call every listener; one may end itself meanwhile."""
+        for listener in tuple(self._listeners):
+            try:
+                listener(state, text)
+            except Exception:  # noqa: BLE001  # a listener must not break the connection
+                self._errors["listener"] += 1
 
 
 class BusStats(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from eddy_mesh.bus import (
     DEFAULT_PENDING_MESSAGES,
     BusState,
     BusStats,
+    Listeners,
     Message,
     NoResponders,
     OutboundFull,
@@ -153,10 +154,10 @@ class MemoryBus:
         self._closed = False
         self._outbound: list[Message] = []
         self._outbound_bytes = 0
-        self._listeners: list[StateListener] = []
         self._subscriptions: set[MemorySubscription] = set()
         self._buckets: dict[str, MemoryKeyValue] = {}
         self._errors: Counter[str] = Counter()
+        self._listeners = Listeners(self._errors)
         self._counted: Counter[str] = Counter()
 
     # ------------------------------------------------------------------------------------------ state
@@ -186,24 +187,11 @@ class MemoryBus:
 
     def on_state(self, listener: StateListener) -> Callable[[], None]:
         """Call ``listener(state, text)`` at every change and error; return a function that ends it."""
-        self._listeners.append(listener)
-
-        def end() -> None:
-            with contextlib.suppress(ValueError):  # ended before
-                self._listeners.remove(listener)
-
-        return end
-
-    def _tell(self, state: BusState, text: str) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                listener(state, text)
-            except Exception:  # noqa: BLE001 - a listener must not break the connection
-                self._errors["listener"] += 1
+        return self._listeners.add(listener)
 
     def server_gone(self) -> None:
         """Be told that the broker is away; called by the broker."""
-        self._tell(BusState.DISCONNECTED, "the connection to the server is lost; trying again")
+        self._listeners.tell(BusState.DISCONNECTED, "the connection to the server is lost; trying again")
 
     def server_back(self) -> None:
         """Be told that the broker is back; called by the broker."""
@@ -211,7 +199,7 @@ class MemoryBus:
         waiting, self._outbound, self._outbound_bytes = self._outbound, [], 0
         for message in waiting:
             self._route(message)
-        self._tell(BusState.CONNECTED, "connected to memory")
+        self._listeners.tell(BusState.CONNECTED, "connected to memory")
 
     # ------------------------------------------------------------------------------------------ messages
 
@@ -319,7 +307,7 @@ class MemoryBus:
             await subscription.unsubscribe()
         for bucket in self._buckets.values():
             await bucket.close()
-        self._tell(BusState.CLOSED, "the connection is closed")
+        self._listeners.tell(BusState.CLOSED, "the connection is closed")
 
     def forget(self, subscription: MemorySubscription) -> None:
         """Take an ended subscription out; called by it."""
@@ -336,7 +324,7 @@ class MemoryBus:
     def failed(self, error: Exception) -> None:
         """Count and tell what a callback raised; called by the subscription."""
         self._errors["receive"] += 1
-        self._tell(BusState.ERROR, f"a callback raised {error!r}")
+        self._listeners.tell(BusState.ERROR, f"a callback raised {error!r}")
 
     def _check_open(self, what: str) -> None:
         if self._closed:

@@ -31,11 +31,12 @@ from eddy_mesh.bus import (
     BusState,
     BusStats,
     ConnectOptions,
+    Listeners,
     Message,
     NoResponders,
 )
 from eddy_mesh.errors import BusError, ConfigError
-from eddy_mesh.nats_servers import first_usable, parse_servers, tls_context
+from eddy_mesh.nats_servers import Unreachable, first_usable, parse_servers, tls_context
 from eddy_mesh.nkeys import credentials, user_key
 from eddy_mesh.replies import gather_replies
 
@@ -60,6 +61,7 @@ async def connect(
     name: str = "",
     options: ConnectOptions | None = None,
     connect_timeout_s: float = 5.0,
+    away: Callable[[str], None] | None = None,
 ) -> NatsBus:
     """Connect to NATS.
 
@@ -68,18 +70,27 @@ async def connect(
         name: shown for this connection in the server's monitoring.
         options: credentials, TLS and limits.
         connect_timeout_s: longest wait, s.
+        away: told why no server can be reached, instead of an error: the bus is then as one that has lost its
+            connection, keeps what is published and subscribed, and connects as soon as a server is there.
 
     Returns:
         A connected bus. From here on it reconnects for ever by itself.
 
     Raises:
         ConfigError: an address or a file of the options can not be used.
-        BusError: no server answers, or it refuses the credentials; says which and why.
+        Unreachable: no server answers; says why for each. Not with ``away``.
+        BusError: a server refuses the credentials, or is none; says which and why.
     """
     chosen = options or ConnectOptions()
     addresses = parse_servers([servers] if isinstance(servers, str) else servers)
     context = tls_context(chosen, addresses)
-    first = await first_usable(addresses, chosen, tls_wanted=context is not None, timeout_s=connect_timeout_s)
+    first = None
+    try:
+        first = await first_usable(addresses, chosen, tls_wanted=context is not None, timeout_s=connect_timeout_s)
+    except Unreachable as error:
+        if away is None:
+            raise
+        away(str(error))
     bus = NatsBus(chosen)
     try:
         async with asyncio.timeout(connect_timeout_s):
@@ -92,7 +103,33 @@ async def connect(
 
 
 class _Client(Client):
-    """The library's client, which hears on when whoever waited for an answer to its PING is gone."""
+    """The library's client, which can begin without a server, and hears on when who waited for its PING is gone.
+
+    Attributes:
+        is_put_off: `connect` is to return at once and leave the client as after a lost connection: it tries for ever.
+    """
+
+    is_put_off = False
+
+    async def _select_next_server(self) -> None:
+        if self.is_put_off:
+            self._current_server = self._server_pool[0]
+        else:
+            await super()._select_next_server()
+
+    async def _process_connect_init(self) -> None:
+        if not self.is_put_off:
+            await super()._process_connect_init()
+            return
+        self.is_put_off = False
+        self._status = Client.CONNECTING
+        self.options["allow_reconnect"] = True
+        await self._process_op_err(ConnectionError("no server can be reached"))  # begins to try again
+
+    def _connect_command(self) -> bytes:
+        if "tls" in self.options and not (self.options["tls_handshake_first"] or self._server_info.get("tls_required")):
+            raise nats.errors.Error("nats: the server goes on in clear text, and TLS was asked for")
+        return super()._connect_command()
 
     async def _process_pong(self) -> None:
         # In nats-py 2.16 the answer to a cancelled flush() ends the read loop, and with it everything, without a word.
@@ -111,15 +148,16 @@ class NatsBus:
         self._client = _Client()
         self._js = self._client.jetstream()
         self._errors: Counter[str] = Counter()
+        self._listeners = Listeners(self._errors)
         self._dropped: Counter[LibrarySubscription] = Counter()
-        self._listeners: list[StateListener] = []
         self._subscriptions: set[NatsSubscription] = set()
         self._buckets: dict[str, streams.NatsKeyValue] = {}
         self._closing = False
+        self._was_reached = False
 
     async def start(
         self,
-        first: ServerAddress,
+        first: ServerAddress | None,
         addresses: Sequence[ServerAddress],
         *,
         name: str,
@@ -128,7 +166,7 @@ class NatsBus:
         """Make the connection; called once, by `connect`.
 
         Args:
-            first: a server that has just answered.
+            first: a server that has just answered; None where none does: it is looked for from now on.
             addresses: all servers, for later.
             name: name of the connection.
             context: TLS settings, or None for none.
@@ -138,6 +176,9 @@ class NatsBus:
         """
         options = self._options
         login = self._login()
+        self._client.is_put_off = first is None
+        self._was_reached = first is not None
+        first = first or addresses[0]
         try:
             await self._client.connect(
                 servers=[first.url],
@@ -152,7 +193,7 @@ class NatsBus:
                 reconnect_time_wait=CLOSE_WAIT_S,
                 reconnect_to_server_handler=self._next_server,
                 connect_timeout=STEP_WAIT_S,
-                ping_interval=options.ping_interval_s,  # type: ignore[arg-type]
+                ping_interval=options.ping_interval_s,  # type: ignore[arg-type]  # it takes parts of a second
                 dont_randomize=True,
                 tls=context,
                 tls_handshake_first=options.tls_first,
@@ -181,7 +222,7 @@ class NatsBus:
         if options.nkey_seed_file:
             key = user_key(_read(options.nkey_seed_file, "nkey_seed_file"))
             # The library sets this only through PyNaCl, which is one dependency more for the same signature.
-            self._client._public_nkey = key.public_key  # noqa: SLF001
+            self._client._public_nkey = key.public_key  # noqa: SLF001  # there is no public way
             return {"signature_cb": key.sign}
         return {
             "token": options.token or None,
@@ -216,20 +257,7 @@ class NatsBus:
 
     def on_state(self, listener: StateListener) -> Callable[[], None]:
         """Call ``listener(state, text)`` at every change and error; return a function that ends it."""
-        self._listeners.append(listener)
-
-        def end() -> None:
-            with contextlib.suppress(ValueError):  # ended before
-                self._listeners.remove(listener)
-
-        return end
-
-    def _tell(self, state: BusState, text: str) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                listener(state, text)
-            except Exception:  # noqa: BLE001 - a listener must not break the connection
-                self._errors["listener"] += 1
+        return self._listeners.add(listener)
 
     def _count(self, kind: str) -> None:
         self._errors[kind] += 1
@@ -242,22 +270,23 @@ class NatsBus:
             return
         kind = _kind(error)
         self._errors[kind] += 1
-        if kind in {"permission", "protocol"}:
-            self._tell(BusState.ERROR, str(error).removeprefix("nats: "))
+        if kind in {"permission", "protocol", "tls"}:
+            self._listeners.tell(BusState.ERROR, str(error).removeprefix("nats: "))
 
     async def _on_disconnected(self) -> None:
         if not self._closing:
-            self._tell(BusState.DISCONNECTED, "the connection to the server is lost; trying again")
+            self._listeners.tell(BusState.DISCONNECTED, "the server is away; trying again")
 
     async def _on_reconnected(self) -> None:
-        self._tell(BusState.CONNECTED, f"connected to {self._where()}")
+        self._was_reached = True
+        self._listeners.tell(BusState.CONNECTED, f"connected to {self._where()}")
         for bucket in self._buckets.values():
             for watch in tuple(bucket.watches):
                 await watch.rebind()
 
     async def _on_closed(self) -> None:
         reason = "" if self._closing else f" by the server: {self._client.last_error}"
-        self._tell(BusState.CLOSED, f"the connection is closed{reason}")
+        self._listeners.tell(BusState.CLOSED, f"the connection is closed{reason}")
 
     def _where(self) -> str:
         url = self._client.connected_url
@@ -267,7 +296,7 @@ class NatsBus:
         server = min(servers, key=lambda candidate: candidate.reconnects)
         mean = min(self._options.reconnect_wait_s * 2 ** min(server.reconnects, 16), self._options.reconnect_wait_max_s)
         # A thousand agents that lost one server must not come back in the same millisecond.
-        return server, mean * random.uniform(0.5, 1.5)  # noqa: S311
+        return server, mean * random.uniform(0.5, 1.5)  # noqa: S311  # no secret
 
     # ------------------------------------------------------------------------------------------ messages
 
@@ -296,7 +325,7 @@ class NatsBus:
                     await waiting
             except Exception as error:  # noqa: BLE001 - the next message must still be delivered
                 self._errors["receive"] += 1
-                self._tell(BusState.ERROR, f"the callback of {subject} raised {error!r}")
+                self._listeners.tell(BusState.ERROR, f"the callback of {subject} raised {error!r}")
 
         with streams.mapped(subject):
             bound = await self._client.subscribe(
@@ -310,11 +339,17 @@ class NatsBus:
         self, subject: str, data: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> Message:
         """Publish and wait for the first answer."""
+        self._check_reached(subject)
         with streams.mapped(subject):
             answer = await self._client.request(
                 subject, data, timeout=timeout_s, headers=dict(headers) if headers else None
             )
         return _message(answer)
+
+    def _check_reached(self, what: str) -> None:
+        """Refuse at once what would wait in vain: who starts without a server must not wait for each of its parts."""
+        if not self._was_reached:
+            raise BusError(f"{what}: the server is away; ask again when it is there")
 
     async def gather(
         self,
@@ -327,6 +362,8 @@ class NatsBus:
         headers: Mapping[str, str] | None = None,
     ) -> list[Message]:
         """Publish one request and collect the answers of everybody."""
+        if not self._was_reached:
+            return []
         inbox = self._client.new_inbox()
         try:
             return await gather_replies(
@@ -341,8 +378,8 @@ class NatsBus:
             raise BusError("not connected: nothing can be flushed until the server is back")
         with streams.mapped("flush"):
             # The library's flush sends its PING ahead of what it still holds back.
-            await self._client._flush_pending(force_flush=True)  # noqa: SLF001
-            await self._client.flush(timeout_s)  # type: ignore[arg-type]
+            await self._client._flush_pending(force_flush=True)  # noqa: SLF001  # there is no public way
+            await self._client.flush(timeout_s)  # type: ignore[arg-type]  # it takes parts of a second
 
     async def drain(self) -> None:
         """Handle what waits in every subscription, flush, and close."""
@@ -378,6 +415,7 @@ class NatsBus:
     ) -> streams.NatsKeyValue:
         """Bind to a bucket, made first if it is not there."""
         if bucket not in self._buckets:
+            self._check_reached(f"bucket {bucket}")
             self._buckets[bucket] = await streams.bind_bucket(
                 self._js, bucket, history=history, ttl_s=ttl_s, memory=memory, count=self._count
             )
@@ -505,7 +543,7 @@ class NatsSubscription:
     async def _end_bound(self, *, drain: bool) -> None:
         with contextlib.suppress(nats.errors.BadSubscriptionError, nats.errors.ConnectionClosedError):  # ended before
             if drain:
-                await self._bound.drain()  # type: ignore[no-untyped-call]
+                await self._bound.drain()  # type: ignore[no-untyped-call]  # the library's
             else:
                 await self._bound.unsubscribe()
 
@@ -519,6 +557,8 @@ def _kind(error: Exception) -> str:
         return "permission"
     if isinstance(error, nats.errors.FlushTimeoutError):
         return "flush_timeout"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "tls"
     connection = (OSError, nats.errors.StaleConnectionError, nats.errors.AuthorizationError)
     return "connection" if isinstance(error, connection) else "protocol"
 

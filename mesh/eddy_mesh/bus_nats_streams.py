@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import nats.errors
 from nats.js import api
@@ -29,7 +29,7 @@ from eddy_mesh.bus import (
 from eddy_mesh.errors import BusError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from nats.aio.msg import Msg
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from nats.js.kv import KeyValue as NatsBucket
 
     from eddy_mesh.bus import ReceiveEntry
+
+T = TypeVar("T")
 
 WRONG_LAST_SEQUENCE = (10071, 10164)
 STREAM_NAME_IN_USE = 10058
@@ -46,6 +48,8 @@ OPERATION_HEADER = "KV-Operation"
 MARKER_HEADER = "Nats-Marker-Reason"  # written by the server when an age limit removed a key
 MAX_ACK_PENDING = 20_000  # the server's 1,000 stalls two fetches of hundreds while acknowledgements travel
 REWATCH_WAIT_S = 0.5
+GONE = (nats.errors.NoRespondersError, js_errors.NoStreamResponseError, js_errors.NotFoundError)
+"""What is raised where the stream of a bucket is not there; a server without JetStream raises the first as well."""
 
 _OPERATIONS = {
     "": KeyOperation.PUT,
@@ -119,30 +123,45 @@ async def bind_bucket(
     """Bind to a bucket, made first if it is not there. Arguments as in ``Bus.key_value``; ``count`` counts errors."""
     if not 1 <= history <= MAX_HISTORY:
         raise BusError(f"history={history} of bucket {bucket}: use 1 to {MAX_HISTORY}", retryable=False)
+    storage = api.StorageType.MEMORY if memory else api.StorageType.FILE
+    config = api.KeyValueConfig(bucket=bucket, history=history, ttl=ttl_s or None, storage=storage)
     with mapped(f"bucket {bucket}"):
-        try:
-            return NatsKeyValue(js, await js.key_value(bucket), bucket, count)
-        except js_errors.BucketNotFoundError:
-            pass
-        storage = api.StorageType.MEMORY if memory else api.StorageType.FILE
-        config = api.KeyValueConfig(bucket=bucket, history=history, ttl=ttl_s or None, storage=storage)
-        try:
-            return NatsKeyValue(js, await js.create_key_value(config), bucket, count)
-        except js_errors.BadRequestError as error:
-            if error.err_code != STREAM_NAME_IN_USE:
-                raise
-            return NatsKeyValue(js, await js.key_value(bucket), bucket, count)  # somebody was faster
+        return NatsKeyValue(js, await _bound(js, config), config, count)
+
+
+async def _bound(js: JetStreamContext, config: api.KeyValueConfig) -> NatsBucket:
+    try:
+        return await js.key_value(config.bucket)
+    except js_errors.BucketNotFoundError:
+        pass
+    try:
+        return await js.create_key_value(config)
+    except js_errors.BadRequestError as error:
+        if error.err_code != STREAM_NAME_IN_USE:
+            raise
+        return await js.key_value(config.bucket)  # somebody was faster
 
 
 class NatsKeyValue:
     """A bucket in JetStream; see ``eddy_mesh.bus.KeyValue``."""
 
-    def __init__(self, js: JetStreamContext, kv: NatsBucket, bucket: str, count: Callable[[str], None]) -> None:
+    def __init__(
+        self, js: JetStreamContext, kv: NatsBucket, config: api.KeyValueConfig, count: Callable[[str], None]
+    ) -> None:
         self._js = js
         self._kv = kv
-        self._bucket = bucket
+        self._config = config
+        self._bucket = config.bucket
         self._count = count
         self.watches: set[NatsWatch] = set()
+
+    async def _do(self, act: Callable[[NatsBucket], Awaitable[T]]) -> T:
+        """Do it; where the server has lost the bucket, as with its whole store, make it anew and do it once more."""
+        try:
+            return await act(self._kv)
+        except GONE:
+            self._kv = await _bound(self._js, self._config)
+            return await act(self._kv)
 
     @property
     def bucket(self) -> str:
@@ -164,34 +183,34 @@ class NatsKeyValue:
     async def put(self, key: str, value: bytes) -> int:
         """Store a value and return its revision."""
         with mapped(f"key {key}"):
-            return int(await self._kv.put(key, value))
+            return int(await self._do(lambda kv: kv.put(key, value)))
 
     async def create(self, key: str, value: bytes) -> int:
         """Store a value where there is none."""
         with mapped(f"key {key}"):
-            return int(await self._kv.create(key, value))
+            return int(await self._do(lambda kv: kv.create(key, value)))
 
     async def update(self, key: str, value: bytes, last_revision: int) -> int:
         """Store a value if ``last_revision`` is the newest."""
         with mapped(f"key {key}"):
-            return int(await self._kv.update(key, value, last=last_revision))
+            return int(await self._do(lambda kv: kv.update(key, value, last=last_revision)))
 
     async def delete(self, key: str, *, last_revision: int = 0) -> None:
         """Mark a key as deleted."""
         with mapped(f"key {key}"):
-            await self._kv.delete(key, last=last_revision or None)
+            await self._do(lambda kv: kv.delete(key, last=last_revision or None))
 
     async def purge(self, key: str) -> None:
         """Delete a key and its history."""
         _check_key(key)
         with mapped(f"key {key}"):
-            await self._kv.purge(key)
+            await self._do(lambda kv: kv.purge(key))
 
     async def keys(self) -> list[str]:
         """Return the keys that have a value, sorted."""
         with mapped(f"bucket {self._bucket}"):
             try:
-                return sorted(await self._kv.keys())
+                return sorted(await self._do(lambda kv: kv.keys()))
             except js_errors.NoKeysError:
                 return []
 
@@ -200,26 +219,27 @@ class NatsKeyValue:
         _check_key(key)
         with mapped(f"key {key}"):
             try:
-                return [_entry(found) for found in await self._kv.history(key)]
+                return [_entry(found) for found in await self._do(lambda kv: kv.history(key))]
             except js_errors.NoKeysError:
                 return []
 
     async def watch(self, receive: ReceiveEntry, *, keys: str = ">") -> NatsWatch:
         """Deliver what is there, None, then every change."""
-        watch = NatsWatch(self, self._kv, keys, receive, self._count)
+        watch = NatsWatch(self, keys, receive, self._count)
         with mapped(f"bucket {self._bucket}"):
             await watch.start()
         return watch
+
+    async def watcher(self, keys: str) -> NatsBucket.KeyWatcher:
+        """Return a watcher of the library, for `NatsWatch`; raises what the library raises."""
+        return await self._do(lambda kv: kv.watch(keys))
 
 
 class NatsWatch:
     """A watch that binds itself again after a lost connection, where the library's takes up to 16 s."""
 
-    def __init__(
-        self, owner: NatsKeyValue, kv: NatsBucket, keys: str, receive: ReceiveEntry, count: Callable[[str], None]
-    ) -> None:
+    def __init__(self, owner: NatsKeyValue, keys: str, receive: ReceiveEntry, count: Callable[[str], None]) -> None:
         self._owner = owner
-        self._kv = kv
         self._keys = keys
         self._receive = receive
         self._count = count
@@ -230,7 +250,7 @@ class NatsWatch:
 
     async def start(self) -> None:
         """Begin; raises what the library raises."""
-        self._watcher = await self._kv.watch(self._keys)
+        self._watcher = await self._owner.watcher(self._keys)
         self._task = asyncio.create_task(self._run(), name=f"watch {self._owner.bucket}")
         self._owner.watches.add(self)
 
@@ -253,7 +273,7 @@ class NatsWatch:
         if watcher is None:
             return
         with contextlib.suppress(nats.errors.Error):  # closed already: then there is nothing to end
-            await watcher.stop()  # type: ignore[no-untyped-call]
+            await watcher.stop()  # type: ignore[no-untyped-call]  # the library's
 
     async def _run(self) -> None:
         while True:
@@ -262,7 +282,7 @@ class NatsWatch:
                 async for found in watcher:
                     await self._deliver(found)
             try:
-                self._watcher = await self._kv.watch(self._keys)
+                self._watcher = await self._owner.watcher(self._keys)
             except nats.errors.ConnectionClosedError:
                 return
             except (nats.errors.Error, OSError):

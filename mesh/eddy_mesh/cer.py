@@ -176,18 +176,18 @@ def from_flat(row: dict[str, Value]) -> Cer:
     correlation = Correlation({name: rest.pop(name) for name in DESCRIPTORS[event_class] if name in rest})
     parents = rest.pop("parents", None)
     return Cer(
-        id=EventId(rest.pop("id")),  # type: ignore[arg-type]  # ids are bytes by the registry
-        version=int(rest.pop("version", VERSION)),  # type: ignore[arg-type]
+        id=EventId(rest.pop("id")),  # type: ignore[arg-type]  # the registry says what the type of each of these is
+        version=int(rest.pop("version", VERSION)),  # type: ignore[arg-type]  # as above
         type=str(rest.pop("type")),
         event_class=event_class,
         stage=stage,
-        occurred_ns=rest.pop("occurred"),  # type: ignore[arg-type]
-        observed_ns=rest.pop("observed"),  # type: ignore[arg-type]
+        occurred_ns=rest.pop("occurred"),  # type: ignore[arg-type]  # as above
+        observed_ns=rest.pop("observed"),  # type: ignore[arg-type]  # as above
         correlation=correlation,
         tags=tags,
-        parents=list(parents) if isinstance(parents, list) else [],  # type: ignore[arg-type]
+        parents=list(parents) if isinstance(parents, list) else [],  # type: ignore[arg-type]  # as above
         body=_body(stage, rest),
-        **envelope,  # type: ignore[arg-type]
+        **envelope,  # type: ignore[arg-type]  # as above
     )
 
 
@@ -216,6 +216,9 @@ def _body(stage: Stage, rest: dict[str, Value]) -> Raw | Cooked | Analyzed:
 
 PRODUCER_BITS = 30
 SEQUENCE_BITS = 32
+_PRODUCER_MASK = (1 << PRODUCER_BITS) - 1
+_SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
+_EPOCH_MASK = 0xFFF
 
 
 def producer_number(name: str) -> int:
@@ -236,7 +239,7 @@ def id_high(stamp_ms: int, epoch: int) -> int:
 
     Source: RFC 9562 section 5.7.
     """
-    return (stamp_ms & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | epoch & 0xFFF
+    return (stamp_ms & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | epoch & _EPOCH_MASK
 
 
 def id_low(producer: int, sequence: int) -> int:
@@ -244,7 +247,27 @@ def id_low(producer: int, sequence: int) -> int:
 
     Source: RFC 9562 section 5.7.
     """
-    return 1 << 63 | (producer & 0x3FFF_FFFF) << 32 | sequence & 0xFFFF_FFFF
+    return 1 << 63 | (producer & _PRODUCER_MASK) << SEQUENCE_BITS | sequence & _SEQUENCE_MASK
+
+
+def producer_in(identity: bytes) -> int:
+    """Return the number of the producer that an id tells."""
+    return int.from_bytes(identity[8:], "big") >> SEQUENCE_BITS & _PRODUCER_MASK
+
+
+def sequence_in(identity: bytes) -> int:
+    """Return the sequence number that an id tells, modulo 2**32."""
+    return int.from_bytes(identity[8:], "big") & _SEQUENCE_MASK
+
+
+def epoch_in(identity: bytes) -> int:
+    """Return the epoch that an id tells, s modulo 4096."""
+    return int.from_bytes(identity[:8], "big") & _EPOCH_MASK
+
+
+def stamp_in(identity: bytes) -> int:
+    """Return when the batch of an event was made, as its id tells, ms since 1970 UTC."""
+    return int.from_bytes(identity[:6], "big")
 
 
 def event_id(high: int, low: int) -> EventId:

@@ -6,12 +6,12 @@ What may live here: when and how the file is read and written; what is remembere
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Generic, TypeVar
 
 import msgspec
 
 from eddy_mesh.agent import Outlet
+from eddy_mesh.whole_file import write_whole
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -58,10 +58,5 @@ class CheckpointFile(Generic[T]):
         await asyncio.shield(self._writing)
 
     def _write(self, value: T) -> None:
-        fresh = self._path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(value)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
+        write_whole(self._path, msgspec.json.format(msgspec.json.encode(value)) + b"\n", synced=True)
         self._written = value

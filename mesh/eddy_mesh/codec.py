@@ -35,6 +35,9 @@ WIRE_VERSION = 1
 MAX_MESSAGE_BYTES = 512 * 1024
 """Largest message on the event channel; NATS itself refuses more than 1 MiB by default."""
 
+KIND, ORIGIN, COUNT = "Eddy-Kind", "Eddy-Origin", "Eddy-Count"
+"""Headers of a message with a batch, where its subject does not say what it is."""
+
 _DTYPES = frozenset({"|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8"})
 _MAX_COUNT = 1 << 20
 _MAX_EXPANDED_BYTES = 1 << 28
@@ -104,6 +107,27 @@ _FORMS: dict[str, type[Bytes | Text | Maps]] = {"b": Bytes, "t": Text, "m": Maps
 _FORM_OF: dict[type[Packed], str] = {cls: form for form, cls in _FORMS.items()}
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Batch)
+
+
+def headers_of(batch: Batch) -> dict[str, str]:
+    """Return what the bytes of a batch do not say, as headers of a message."""
+    return {KIND: batch.kind.text, ORIGIN: batch.origin, COUNT: str(batch.count)}
+
+
+def named(headers: Mapping[str, str], subject: str) -> tuple[Kind, str]:
+    """Return kind and origin of the batch in a message, which `decode` needs.
+
+    Args:
+        headers: of the message.
+        subject: on which it came.
+
+    Raises:
+        WireError: a header is missing or makes no sense.
+    """
+    try:
+        return Kind.parse(headers[KIND]), headers[ORIGIN]
+    except (KeyError, ValueError) as error:
+        raise WireError("codec", f"headers of a message on {subject} make no sense ({error})") from None
 
 
 def encode(batch: Batch) -> bytes:

@@ -1,7 +1,8 @@
 """Lifecycle: the states of an agent, the commands that it is given, and the table of what a command does in a state.
 
-What may live here: everything that affects a transition, and nothing that knows who carries it out. A command is
-like a UNIX signal: it travels on its own lane and is answered even when the mailbox is full.
+What may live here: everything that affects a transition, and the types of agents that give commands, but nothing that
+knows who carries one out. A command is like a UNIX signal: it travels on its own lane and is answered even when the
+mailbox is full.
 """
 
 from __future__ import annotations
@@ -9,6 +10,14 @@ from __future__ import annotations
 from enum import StrEnum
 
 from eddy_mesh.errors import UsageError
+
+AGENT_MANAGER, BACKPLANE_MANAGER = "agent_manager", "backplane_manager"
+MANAGERS = frozenset({AGENT_MANAGER, BACKPLANE_MANAGER})
+"""Types of the agents that change which other agents there are."""
+SENDER = "sender"
+"""Type of the agents that come and go with durable edges."""
+DEFAULT_MANAGER = "agent-manager"
+"""Name of a host's agent-manager where none was told."""
 
 
 class State(StrEnum):

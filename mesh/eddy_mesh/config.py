@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
+from enum import StrEnum
 from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
 import msgspec
@@ -254,7 +255,7 @@ def _mistakes_in_value(value: object, kind: object, place: str) -> list[str]:
     try:
         msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        reason = _description(kind) or str(error).replace("`", "").split(" - at ")[0]
+        reason = _hint(value, kind) or _description(kind) or str(error).replace("`", "").split(" - at ")[0]
         shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
         return [f"{place}: {shown} does not fit: {reason[:1].lower()}{reason[1:]}"]
     return []
@@ -266,6 +267,22 @@ def _description(kind: object) -> str:
         if isinstance(meta, msgspec.Meta) and meta.description:
             return meta.description
     return next(filter(None, map(_description, get_args(kind))), "")
+
+
+def _hint(value: object, kind: object) -> str:
+    """Return which texts a value may be, the nearest first; "" where its type does not list them."""
+    choices = _choices(kind) if isinstance(value, str) else []
+    close = get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    told = f"did you mean {close[0]}? " if close else ""
+    return f"{told}possible are {', '.join(sorted(choices))}" if choices else ""
+
+
+def _choices(kind: object) -> list[str]:
+    """Return the texts that a value may be, "" left out; none where the type does not list them."""
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return [str(member) for member in kind]
+    listed = get_args(kind) if get_origin(kind) is Literal else ()
+    return [text for text in listed if isinstance(text, str) and text]
 
 
 def _struct_of_values(kind: object) -> type[msgspec.Struct] | None:

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -25,7 +25,7 @@ import numpy as np
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.columns import V4_MAPPED, Addresses, Bytes, Column, Constant, Numbers, address_halves, pack
-from eddy_mesh.listening import Pace, emit_last, emit_or_count, first_of, readable, wake
+from eddy_mesh.listening import Binding, Pace, bind, emit_last, emit_or_count, first_of, readable, wake
 
 DRAIN_DATAGRAMS = 256
 """Most datagrams in one drain; at 1,400 bytes that is 350 kB, near the most that a NATS message carries."""
@@ -314,6 +314,25 @@ class DatagramReceiver:
         if self._transport is not None:
             self._transport.close()
         self._socket.close()
+
+
+async def listen_in(listen: Sequence[str], binding: Binding, outlet: Outlet, kind: Kind, media_type: str) -> None:
+    """Listen at addresses and `take_in` what arrives, until cancelled.
+
+    Args:
+        listen: as `eddy_mesh.listening.bind` takes them.
+        binding: likewise.
+        outlet: where the events go.
+        kind: of every event.
+        media_type: of every payload.
+
+    Raises:
+        ConfigError: an address is not one of this host.
+        OSError: a port is taken and that is to be a failure, or a socket failed.
+    """
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(bind(address, binding, outlet)) for address in listen]
+        await take_in(sockets, outlet, kind, media_type)
 
 
 async def take_in(sockets: Sequence[socket.socket], outlet: Outlet, kind: Kind, media_type: str) -> None:

@@ -179,6 +179,28 @@ def blueprint(agent: AgentConfig, place: str) -> Blueprint:
     )
 
 
+def blueprints(agents: Mapping[str, AgentConfig], place: str = "") -> dict[str, Blueprint]:
+    """Return the blueprint of every agent.
+
+    Args:
+        agents: their configurations by name.
+        place: what messages begin with.
+
+    Raises:
+        ConfigError: every mistake in all of them.
+    """
+    plans: dict[str, Blueprint] = {}
+    mistakes: list[str] = []
+    for name, agent in agents.items():
+        try:
+            plans[name] = blueprint(agent, f"{place}agents.{name}")
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return plans
+
+
 def type_module_checked(agent_type: str, place: str) -> ModuleType:
     """Return the module of an agent type; the error names the place in the configuration."""
     try:

@@ -12,10 +12,9 @@ from typing import Literal
 
 import msgspec
 
-from eddy_mesh import subjects
+from eddy_mesh import codec, subjects
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Message
-from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.config import Partition
 from eddy_mesh.errors import WireError
 from eddy_mesh.fields import type_of
@@ -25,6 +24,8 @@ from eddy_mesh.selection.plan import Item, Operand
 LEASE_S = 30.0
 """A subscription that is not renewed for so long is over."""
 MAX_COUNT = 1 << 20
+HOST, POSITION = "Eddy-Host", "Eddy-Position"
+"""Headers of a flow message, beside those of every batch (`eddy_mesh.codec.headers_of`)."""
 SUBSCRIBE, UNSUBSCRIBE = "subscribe", "unsubscribe"
 Position = tuple[int, int]
 """Epoch in which a host process began a flow, and how many events it has published there since."""
@@ -113,7 +114,7 @@ def live_plan(plan: Plan) -> Plan:
 
 def bucket(backplane: str) -> str:
     """Return the key-value bucket that holds the leases of a backplane."""
-    return f"{subjects.escape(backplane).replace('=', '-')}_subscriptions"
+    return subjects.bucket(backplane, "subscriptions")
 
 
 def headers(batch: Batch, host: str, epoch: int, position: int) -> dict[str, str]:
@@ -125,14 +126,7 @@ def headers(batch: Batch, host: str, epoch: int, position: int) -> dict[str, str
         epoch: second since 1970 UTC at which it began this flow.
         position: events that it published on this flow before this message.
     """
-    kind = f"{batch.kind.stage}.{batch.kind.event_class}.{batch.kind.type}"
-    return {
-        "Eddy-Kind": kind,
-        "Eddy-Origin": batch.origin,
-        "Eddy-Host": host,
-        "Eddy-Count": str(batch.count),
-        "Eddy-Position": f"{epoch}:{position}",
-    }
+    return {**codec.headers_of(batch), HOST: host, POSITION: f"{epoch}:{position}"}
 
 
 class FlowMessage(msgspec.Struct, frozen=True):
@@ -153,13 +147,10 @@ def parse_headers(message: Message) -> FlowMessage:
         WireError: a header is missing or makes no sense.
     """
     held = message.headers
+    kind, origin = codec.named(held, message.subject)
     try:
-        stage, event_class, type_name = held["Eddy-Kind"].split(".", 2)
-        epoch, _, position = held["Eddy-Position"].partition(":")
-        kind = Kind(Stage(stage), EventClass(event_class), type_name)
-        told = FlowMessage(
-            kind, held["Eddy-Origin"], held["Eddy-Host"], int(held["Eddy-Count"]), int(epoch), int(position)
-        )
+        epoch, _, position = held[POSITION].partition(":")
+        told = FlowMessage(kind, origin, held[HOST], int(held[codec.COUNT]), int(epoch), int(position))
     except (KeyError, ValueError) as error:
         raise WireError("flow", f"headers of a message on {message.subject} make no sense ({error})") from None
     if not 0 < told.count <= MAX_COUNT or told.position < 0:

@@ -25,8 +25,8 @@ from eddy_mesh.errors import ConfigError
 STOP_WAIT_S = 0.3
 """How long a source that was told to stop waits for a full edge before it counts what it holds as lost."""
 
-GATHER_S = 0.0005
-"""How long a busy source lets input gather: five hundred wakes a second cost little, ten thousand do not."""
+GATHER_S = 0.002
+"""How long a busy source lets input gather: what a wake costs, cooking and publishing of few lines, is shared."""
 
 _NEXT_PORTS = 10
 """How many ports above a taken one are tried before any free one: a near, steady number is easier to find again."""

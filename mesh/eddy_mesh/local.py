@@ -15,8 +15,7 @@ import msgspec
 from eddy_mesh.bus import ConnectOptions
 from eddy_mesh.errors import UsageError
 from eddy_mesh.subjects import DEFAULT_BACKPLANE
-
-NOTE = "up.json"
+from eddy_mesh.whole_file import write_whole
 
 
 class Whereabouts(msgspec.Struct, frozen=True):
@@ -75,11 +74,8 @@ def leave_note(place: Whereabouts) -> Path:
     directory = note_directory()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = directory / f"{place.pid}.json"
-    partial = path.with_suffix(".part")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(msgspec.structs.replace(place, started=process_start(place.pid))))
-    partial.replace(path)
+    note = msgspec.structs.replace(place, started=process_start(place.pid))
+    write_whole(path, msgspec.json.encode(note), synced=False, mode=0o600)
     return path
 
 

@@ -29,6 +29,10 @@ SCHEMES = ("nats", "tls")
 GREETING_BYTES = 64 * 1024
 
 
+class Unreachable(BusError):
+    """Nothing answers at any address: a server may come up later, where one that refuses would go on to."""
+
+
 class ServerAddress(msgspec.Struct, frozen=True):
     """Where a server is.
 
@@ -131,9 +135,10 @@ async def first_usable(
         timeout_s: longest wait for each, s.
 
     Raises:
-        BusError: none does; the text has a reason for each.
+        Unreachable: nothing answers at any address; the text has a reason for each.
+        BusError: none does, and one of them answers something else.
     """
-    reasons = []
+    reasons: list[BusError] = []
     for address in addresses:
         try:
             if options.tls_first:
@@ -141,12 +146,14 @@ async def first_usable(
                 return address
             greeting = await greet(address, timeout_s)
         except BusError as error:
-            reasons.append(str(error))
+            reasons.append(error)
             continue
         if greeting.tls_required or not tls_wanted:
             return address
-        reasons.append(f"{address}: goes on in clear text, and TLS was asked for; set tls in its configuration")
-    raise BusError("no NATS server can be used: " + "; ".join(reasons))
+        text = f"{address}: goes on in clear text, and TLS was asked for; set tls in its configuration"
+        reasons.append(BusError(text))
+    kind = Unreachable if all(isinstance(reason, Unreachable) for reason in reasons) else BusError
+    raise kind("no NATS server can be used: " + "; ".join(map(str, reasons)))
 
 
 async def greet(address: ServerAddress, timeout_s: float) -> Greeting:
@@ -157,9 +164,12 @@ async def greet(address: ServerAddress, timeout_s: float) -> Greeting:
         timeout_s: longest wait, s.
 
     Raises:
-        BusError: it does not answer, or not as a NATS server does.
+        Unreachable: it does not answer.
+        BusError: it answers, but not as a NATS server does.
     """
     line = await _open_only(address, timeout_s, read=True)
+    if not line:
+        raise Unreachable(f"{address}: closes without a greeting; is the server behind it running?")
     if not line.startswith(b"INFO "):
         raise BusError(f"{address}: answers {line[:20]!r}, which no nats-server does; check the port", retryable=False)
     try:
@@ -179,7 +189,8 @@ async def _open_only(address: ServerAddress, timeout_s: float, *, read: bool = F
                 with contextlib.suppress(OSError):  # it was only looked at
                     await writer.wait_closed()
     except TimeoutError as error:
-        raise BusError(f"{address}: no greeting within {timeout_s:g} s; is it a nats-server?") from error
+        raise Unreachable(f"{address}: no greeting within {timeout_s:g} s; is it a nats-server?") from error
     except (OSError, ValueError) as error:
+        kind = Unreachable if isinstance(error, OSError) else BusError
         reason = getattr(error, "strerror", None) or str(error)
-        raise BusError(f"{address}: {reason}; start nats-server there or name another address") from error
+        raise kind(f"{address}: {reason}; start nats-server there or name another address") from error

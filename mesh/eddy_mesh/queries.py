@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from typing import Protocol
 from uuid import uuid4
 
 import msgspec
 
 from eddy_mesh.bus import Bus, Message, NoResponders
 from eddy_mesh.errors import BusError, EddyError, UsageError
-from eddy_mesh.task import Answer, Task
+from eddy_mesh.task import Answer
 from eddy_mesh.wire_json import decode_object
 
 CHUNK_BYTES = 256 * 1024
@@ -31,13 +32,27 @@ ALIVE_S = 1.0
 """Longest silence of `Progress.follow`, s."""
 
 
-async def answer(bus: Bus, message: Message, task: Task, verb: str) -> None:
-    """Answer one query message with what the agent says."""
+class Answering(Protocol):
+    """Who answers queries: an `eddy_mesh.task.Task`, or a host process itself."""
+
+    def query(self, verb: str, request: Mapping[str, object]) -> AsyncGenerator[Answer, None]:
+        """Yield the rows of the answer; see `eddy_mesh.task.Task.query`."""
+
+
+async def answer(bus: Bus, message: Message, asked: Answering, verb: str) -> None:
+    """Answer one query message with what is said to it.
+
+    Args:
+        bus: connected bus.
+        message: the query, with a reply subject.
+        asked: who answers.
+        verb: what is asked.
+    """
     pages = _Pages(max(bus.max_payload - HEADER_BYTES, bus.max_payload // 2))
     last = b""
     try:
         request = decode_object(message.data, "query")
-        async with aclosing(task.query(verb, request)) as rows:
+        async with aclosing(asked.query(verb, request)) as rows:
             async for row in rows:
                 page = pages.take() if row is FLUSH else pages.add(msgspec.json.encode(row))
                 if page or row is FLUSH:

@@ -24,6 +24,8 @@ RENEW_S = flows.LEASE_S / 3
 ANSWER_IDLE_S = 0.4
 """Quiet after which no further host process is expected to answer: a busy one takes its time."""
 RETRY_S = 0.2
+TELL_S = 1.0
+"""Least time between two renewals of a lease, s: one that misses events says so soon, and not with each message."""
 DRAIN_S = 1.0
 """Longest wait of a stop for what has come to find room."""
 MAX_GAP = 1 << 32
@@ -76,7 +78,14 @@ class FlowReceiver:
         self._unlisten: Callable[[], None] = lambda: None
 
     async def start(self, timeout_s: float = 2.0) -> None:
-        """Subscribe and ask; on return every host process that answered publishes the flow."""
+        """Subscribe and ask; on return every host process that answered publishes the flow.
+
+        Args:
+            timeout_s: longest wait for answers, s.
+
+        Raises:
+            BusError: the server is away or refuses. What was begun goes on until `stop` all the same.
+        """
         self._subscription = await self._bus.subscribe(subjects.flow(self._backplane, self.lease.id), self._receive)
         self._unlisten = self._bus.on_state(self._bus_changed)
         self._renewal = asyncio.get_running_loop().create_task(self._renew(), name=f"lease {self.lease.id}")
@@ -212,7 +221,7 @@ class FlowReceiver:
             self._again.set()
 
     async def _renew(self) -> None:
-        """Ask again and again, and at once when the server is back: until then nothing that was asked for comes."""
+        """Ask again and again, and soon when the server is back or events were missed."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_S):
@@ -220,6 +229,7 @@ class FlowReceiver:
             self._again.clear()
             with contextlib.suppress(EddyError):  # away: asked again, and hosts read the leases when they are back
                 await self._ask(1.0)
+            await asyncio.sleep(TELL_S)
 
     async def _receive(self, message: Message) -> None:
         try:
@@ -249,7 +259,10 @@ class FlowReceiver:
 
     def _count_gap(self, told: FlowMessage) -> None:
         """Events that a host published after its last message here and before this one did not arrive."""
-        self._lose(told.position - self._expected(self._positions, told.host, (told.epoch, told.position)))
+        missing = told.position - self._expected(self._positions, told.host, (told.epoch, told.position))
+        if missing > 0:
+            self._lose(missing)
+            self._again.set()  # the lease tells its hosts
         self._reach(told.host, (told.epoch, told.position + told.count))
 
     def _reach(self, host: str, position: Position) -> None:

@@ -11,20 +11,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from eddy_mesh import queries, subjects
 from eddy_mesh.bus import Bus, Message, NoResponders, Subscription
-from eddy_mesh.cer import EventId, Value, id_from_text, id_text, producer_number
+from eddy_mesh.cer import EventId, Value, id_from_text, id_text, producer_in, producer_number
 from eddy_mesh.errors import BusError, EddyError, UsageError, WireError
+from eddy_mesh.receiving import ANSWER_IDLE_S
 from eddy_mesh.rows import json_events, split_ids, time_ns, time_text, value_of_json
 from eddy_mesh.store.local_store import Found, LocalStore
-from eddy_mesh.task import Answer, Task
+from eddy_mesh.task import Answer
 from eddy_mesh.wire_json import decode_object
 
 FETCH = "fetch"
-HOST = "host"
-"""In place of agent type and agent: the host process itself."""
 GONE = "#gone"
 """Member of an answer's row in place of the event: when it expired, RFC 3339."""
 IDS_OF_A_REQUEST = 5_000
@@ -32,8 +31,6 @@ IDS_OF_A_REQUEST = 5_000
 IDS_AT_ONCE = 500
 """Ids that a host looks up before it sends what it has: memory stays bounded."""
 ANSWER_S = 10.0
-IDLE_S = 0.4
-PRODUCER_MASK = 0x3FFF_FFFF
 
 Row = dict[str, Value]
 
@@ -53,13 +50,17 @@ async def serve(
         store: what it has kept.
         spawn: runs the answer to one query in the background.
     """
-    answering = cast("Task", _Answering(store))  # nothing but `query` is asked of it
+    answering = _Answering(store)
 
     def receive(message: Message) -> None:
         if message.reply:
             spawn(queries.answer(bus, message, answering, FETCH))
 
-    return await bus.subscribe(subjects.query(backplane, HOST, f"{host}/{HOST}", FETCH), receive)
+    return await bus.subscribe(_subject(backplane, host), receive)
+
+
+def _subject(backplane: str, host: str) -> str:
+    return subjects.query(backplane, subjects.HOST, f"{host}/{subjects.HOST}", FETCH)
 
 
 class _Answering:
@@ -68,7 +69,7 @@ class _Answering:
     def __init__(self, store: LocalStore) -> None:
         self._store = store
 
-    async def query(self, verb: str, request: Mapping[str, object]) -> AsyncGenerator[Answer, None]:  # noqa: ARG002
+    async def query(self, verb: str, request: Mapping[str, object]) -> AsyncGenerator[Answer, None]:  # noqa: ARG002  # one verb
         """Yield the events with the given ``ids``, and for those that are gone ``id`` and `GONE`.
 
         Raises:
@@ -115,6 +116,7 @@ class Fetched(NamedTuple):
         missing: ids that nobody who answered knows.
         silent: who was asked and did not answer: names of host processes, ``archive <host>/<agent>``.
         refused: who answered with an error, and which.
+        absent: those of ``silent`` by whose name nobody is there.
     """
 
     rows: dict[str, Row]
@@ -122,12 +124,18 @@ class Fetched(NamedTuple):
     missing: tuple[str, ...]
     silent: tuple[str, ...]
     refused: dict[str, str]
+    absent: tuple[str, ...] = ()
 
     def why_missing(self) -> str:
         """Return the sentence for the ids that are missing."""
         text = "not found: no host that answered has it"
-        if self.silent:
-            text += f"; {', '.join(self.silent)} did not answer"
+        busy = [place for place in self.silent if place not in self.absent]
+        if busy:
+            text += f"; {', '.join(busy)} did not answer"
+        if self.absent:
+            text += (
+                f"; not there: {', '.join(self.absent)}, which may come back unless a change of the topology ended it"
+            )
         return text + "".join(f"; {place}: {reason}" for place, reason in self.refused.items())
 
 
@@ -151,10 +159,13 @@ def identities(texts: Iterable[str]) -> list[EventId]:
     Raises:
         UsageError: one of them is none.
     """
-    try:
-        return list(dict.fromkeys(id_from_text(text) for text in texts))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    found: dict[EventId, None] = {}
+    for text in texts:
+        try:
+            found[id_from_text(text)] = None
+        except ValueError:
+            raise UsageError(f"{text!r} is not an event id: give 32 hexadecimal digits as in a UUID") from None
+    return list(found)
 
 
 async def fetch(
@@ -214,7 +225,7 @@ async def who_is_there(bus: Bus, backplane: str, *, timeout_s: float = 2.0) -> K
 async def _statuses(bus: Bus, backplane: str, timeout_s: float) -> list[dict[str, object]]:
     subject = subjects.control_all(backplane, "stats")
     statuses: list[dict[str, object]] = []
-    for answer in await bus.gather(subject, b"{}", timeout_s=timeout_s, idle_s=IDLE_S):
+    for answer in await bus.gather(subject, b"{}", timeout_s=timeout_s, idle_s=ANSWER_IDLE_S):
         with suppress(WireError):  # something else is on this subject; the others are no worse for it
             statuses.append(decode_object(answer.data, "status"))
     return statuses
@@ -261,8 +272,7 @@ def asked_of(ids: Sequence[EventId], known: Known) -> dict[str, list[EventId]]:
     """Return which ids each host process is asked for: those that it has made, and those whose maker is not known."""
     asked: dict[str, list[EventId]] = {}
     for identity in ids:
-        number = int.from_bytes(identity[8:], "big") >> 32 & PRODUCER_MASK
-        for host in sorted(known.makers.get(number, known.hosts)):
+        for host in sorted(known.makers.get(producer_in(identity), known.hosts)):
             asked.setdefault(host, []).append(identity)
     return asked
 
@@ -274,6 +284,7 @@ class _Told:
         self.rows: dict[str, Row] = {}
         self.gone: dict[str, Gone] = {}
         self.silent: list[str] = []
+        self.absent: list[str] = []
         self.refused: dict[str, str] = {}
 
     def take(self, row: Answer, place: str) -> None:
@@ -300,6 +311,7 @@ async def _once(bus: Bus, backplane: str, ids: Sequence[EventId], known: Known, 
         except NoResponders:
             if not answers:  # else it is there, and keeps nothing
                 told.silent.append(place)
+                told.absent.append(place)
         except BusError:
             told.silent.append(place)
         except EddyError as error:
@@ -307,7 +319,7 @@ async def _once(bus: Bus, backplane: str, ids: Sequence[EventId], known: Known, 
 
     async with asyncio.TaskGroup() as group:
         for host, wanted in asked_of(ids, known).items():
-            subject = subjects.query(backplane, HOST, f"{host}/{HOST}", FETCH)
+            subject = _subject(backplane, host)
             group.create_task(ask(subject, wanted, host, answers=known.hosts.get(host, False)))
     rest = [identity for identity in ids if id_text(identity) not in told.rows]
     async with asyncio.TaskGroup() as group:
@@ -322,7 +334,7 @@ def _sorted(ids: Sequence[EventId], told: _Told) -> Fetched:
     rows = {text: told.rows[text] for text in texts if text in told.rows}
     gone = {text: told.gone[text] for text in texts if text in told.gone and text not in rows}
     missing = tuple(text for text in texts if text not in rows and text not in gone)
-    return Fetched(rows, gone, missing, tuple(sorted(told.silent)), told.refused)
+    return Fetched(rows, gone, missing, tuple(sorted(told.silent)), told.refused, tuple(sorted(told.absent)))
 
 
 def _together(first: Fetched, second: Fetched) -> Fetched:
@@ -332,4 +344,5 @@ def _together(first: Fetched, second: Fetched) -> Fetched:
         first.missing + second.missing,
         tuple(sorted({*first.silent, *second.silent})),
         first.refused | second.refused,
+        tuple(sorted({*first.absent, *second.absent})),
     )

@@ -15,6 +15,8 @@ from eddy_mesh.errors import WireError
 DEFAULT_BACKPLANE = "eddy"
 ALL = "all"
 """In place of a host: every host process of the backplane."""
+HOST = "host"
+"""In place of an agent and of its type: the host process itself."""
 
 
 class Channel(NamedTuple):
@@ -146,6 +148,11 @@ def parse_event(subject: str) -> Address:
     return Address(unescape(tokens[0]), stage, event_class, type_name, unescape(tokens[-1]))
 
 
+def events_of(backplane: str, stage: Stage, event_class: EventClass | None, type_name: str) -> str:
+    """Return the wildcard over all origins of a kind; a class of None is every one."""
+    return f"{escape(backplane)}.event.{stage}.{event_class or '*'}.{_type_tokens(type_name)}.*"
+
+
 def flow(backplane: str, subscription: str) -> str:
     """Return the subject of one subscribed flow."""
     return f"{escape(backplane)}.flow.{escape(subscription)}"
@@ -159,6 +166,11 @@ def edge(backplane: str, name: str, partition: int) -> str:
 def edge_all(backplane: str, name: str) -> str:
     """Return the wildcard over all partitions of a durable edge."""
     return f"{escape(backplane)}.edge.{escape(name)}.*"
+
+
+def bucket(backplane: str, what: str) -> str:
+    """Return the name of a key-value bucket of a backplane; such names have no ``=``: it becomes ``-``."""
+    return f"{escape(backplane).replace('=', '-')}_{what}"
 
 
 def edge_stream(backplane: str, name: str) -> str:
@@ -184,8 +196,25 @@ def query(backplane: str, agent_type: str, agent: str, verb: str) -> str:
     return f"{escape(backplane)}.query.{escape(agent_type)}.{escape(agent)}.{escape(verb)}"
 
 
+def queries_of(backplane: str, agent_type: str, agent: str) -> str:
+    """Return the wildcard over all queries of an agent (``<host>/<agent>``, or ``any``)."""
+    return f"{escape(backplane)}.query.{escape(agent_type)}.{escape(agent)}.*"
+
+
+def parse_query(subject: str) -> tuple[str, str, str]:
+    """Return agent type, agent and verb of a query subject.
+
+    Raises:
+        WireError: not a query subject.
+    """
+    tokens = [unescape(token) for token in subject.split(".")]
+    if len(tokens) != 5 or tokens[1] != "query":
+        raise WireError("subjects", f"{subject!r} is not a query subject")
+    return tokens[2], tokens[3], tokens[4]
+
+
 def control(backplane: str, host: str, agent: str, verb: str) -> str:
-    """Return the subject of a command to one agent (``host`` for the host process itself)."""
+    """Return the subject of a command to one agent (`HOST` for the host process itself)."""
     return f"{escape(backplane)}.control.{escape(host)}.{escape(agent)}.{escape(verb)}"
 
 
@@ -194,15 +223,25 @@ def control_all(backplane: str, verb: str) -> str:
     return f"{escape(backplane)}.control.{ALL}.{escape(verb)}"
 
 
+def controls_of(backplane: str, host: str) -> str:
+    """Return the wildcard over all commands to a host process and its agents; those to every host not included."""
+    return f"{escape(backplane)}.control.{escape(host)}.*.*"
+
+
+def controls_all(backplane: str) -> str:
+    """Return the wildcard over all commands to every host process."""
+    return f"{escape(backplane)}.control.{ALL}.*"
+
+
 def parse_control(subject: str) -> tuple[str, str, str]:
-    """Return host, agent and verb of a control subject; host is `ALL` and agent ``host`` for a command to all.
+    """Return host, agent and verb of a control subject; host is `ALL` and agent `HOST` for a command to all.
 
     Raises:
         WireError: not a control subject.
     """
     tokens = [unescape(token) for token in subject.split(".")]
     if len(tokens) == 4 and tokens[1] == "control" and tokens[2] == ALL:
-        return ALL, "host", tokens[3]
+        return ALL, HOST, tokens[3]
     if len(tokens) == 5 and tokens[1] == "control":
         return tokens[2], tokens[3], tokens[4]
     raise WireError("subjects", f"{subject!r} is not a control subject")
@@ -213,9 +252,31 @@ def emit(backplane: str, type_name: str) -> str:
     return f"{escape(backplane)}.emit.{_type_tokens(type_name)}"
 
 
+def emit_all(backplane: str) -> str:
+    """Return the wildcard over the events that scripts put into the mesh."""
+    return f"{escape(backplane)}.emit.>"
+
+
+def parse_emit(subject: str) -> str:
+    """Return the type that a script gave its events.
+
+    Raises:
+        WireError: not an emit subject.
+    """
+    tokens = subject.split(".")
+    if len(tokens) < 3 or tokens[1] != "emit":
+        raise WireError("subjects", f"{subject!r} is not an emit subject")
+    return ".".join(map(unescape, tokens[2:]))
+
+
 def status(backplane: str, host: str, agent: str) -> str:
     """Return the subject of an agent's heartbeat."""
     return f"{escape(backplane)}.status.{escape(host)}.{escape(agent)}"
+
+
+def status_all(backplane: str) -> str:
+    """Return the wildcard over all heartbeats."""
+    return f"{escape(backplane)}.status.*.*"
 
 
 def dead(backplane: str, agent: str) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,15 @@ from eddy_mesh import discovery
 from eddy_mesh.cli.agent import main as eddy_agent
 from eddy_mesh.cli.group import LazyCommand
 from eddy_mesh.cli.tool import main as eddy
-from eddy_mesh.config import AgentConfig, HostConfig, convert, parse_toml
+from eddy_mesh.config import AgentConfig, HostConfig, Retention, convert, parse_toml
 from eddy_mesh.fields import registry
 from eddy_mesh.selection import compile_statement
+from eddy_mesh.topology.changes import compare
 from eddy_mesh.topology.checks import checked, read
-from eddy_mesh.topology.placement import place
+from eddy_mesh.topology.dry_edges import warnings
+from eddy_mesh.topology.manifest import AgentEntry, EdgeEntry, HostEntry, Manifest
+from eddy_mesh.topology.placement import Placement, place
+from eddy_mesh.topology.schema import MADE
 
 REPO = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([REPO / "README.md", REPO / "subjects.md", *(REPO / "docs").rglob("*.md")])
@@ -216,6 +221,72 @@ def test_topology_is_valid(path: Path) -> None:
     assert manifest.hosts
     for host, part in place(manifest, ()).hosts.items():
         check_agents(part.agents, f"{path.name}: {host}")
+
+
+# --- the manifest ------------------------------------------------------------------------------------------------
+
+OPERATIONS = REPO / "docs" / "operations.md"
+NAMED = ("hosts", "agents", "edges", "retention")
+"""Tables of a manifest, each with keys of its own."""
+
+
+def described_keys() -> dict[str, dict[str, str]]:
+    """Return what the tables of the section on manifests have as default of each key, by the table's introduction."""
+    section = OPERATIONS.read_text("utf-8").partition("### The manifest\n")[2].partition("\n### ")[0]
+    found: dict[str, dict[str, str]] = {}
+    for about, rows in re.findall(r"^Of ([^\n]*):\n\n\| key [^\n]*\n\|-[^\n]*\n((?:\|.*\n)+)", section, re.MULTILINE):
+        cells = [[cell.strip() for cell in row.split("|")] for row in rows.splitlines()]
+        found[about] = {key: row[2] for row in cells for key in re.findall(r"`([\w.]+)`", row[1])}
+    return found
+
+
+def keys_of(*structs: tuple[str, type[msgspec.Struct]]) -> dict[str, object]:
+    """Return the default of every key that somebody can write, by the key behind its prefix."""
+    return {
+        prefix + member.encode_name: member.default
+        for prefix, struct in structs
+        for member in msgspec.structs.fields(struct)
+        if member.encode_name not in MADE
+    }
+
+
+def test_every_key_of_a_manifest_is_described() -> None:
+    """The tables of keys have every key that a manifest may have and no other, with its default where that is plain."""
+    whole = keys_of(("", Manifest), ("retention.", Retention), ("hosts.NAME.", HostEntry))
+    whole = {key: default for key, default in whole.items() if key not in NAMED}
+    wanted = [
+        {key.replace(".agents", ".agents.NAME"): default for key, default in whole.items()},
+        keys_of(("", AgentEntry)),
+        keys_of(("", EdgeEntry)),
+    ]
+    described = list(described_keys().values())
+    assert [sorted(table) for table in described] == [sorted(table) for table in wanted]
+    for table, keys in zip(described, wanted, strict=True):
+        for key, default in keys.items():
+            plain = isinstance(default, str | int) and default != ""
+            shown = msgspec.json.encode(default).decode() if plain else ""
+            assert not plain or table[key].strip("`").startswith(shown), key
+            assert plain or table[key], key
+
+
+def test_shown_plan_is_that_of_the_manifest() -> None:
+    """The plan below a manifest is what applying it to hosts without any topology does, and it warns of nothing."""
+    shown = [(block, plan) for block, plan in pairwise(BLOCKS) if block.language == "toml" and plan.language == "text"]
+    assert shown
+    for block, plan in shown:
+        placement = place(checked(tomllib.loads(block.text), str(block)), ())
+        assert compare(Placement(), placement).lines() == plan.text.splitlines()
+        assert not warnings(placement)
+
+
+def test_notices_of_host_processes_are_described() -> None:
+    """Every notice of a host process, of its durable edges and of its managers is in the table of notices."""
+    told = OPERATIONS.read_text("utf-8").partition("### Notices\n")[2].partition("\n### ")[0]
+    folders = [*(REPO / "mesh" / "eddy_mesh" / part for part in ("runtime", "actor")), REPO / "agents" / "eddy_agents"]
+    files = [file for folder in folders[:2] for file in folder.rglob("*.py")] + [folders[2] / "agent_manager.py"]
+    made = {name for file in files for name in re.findall(r'notice\([^"()]*"([a-z_]+)"', file.read_text("utf-8"))}
+    assert {"edge_waits", "edge_full", "topology_followed"} <= made
+    assert not [name for name in sorted(made) if f"`mesh.{name}`" not in told]
 
 
 # --- what is rendered, and what leads elsewhere -------------------------------------------------------------------

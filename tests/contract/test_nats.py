@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eddy_mesh.bus import BusState, ConnectOptions
+from eddy_mesh.bus import BusState, ConnectOptions, NoResponders, RevisionConflict
 from eddy_mesh.bus_nats import connect
 from eddy_mesh.errors import BusError, ConfigError, SecurityError
 from eddy_mesh.nats_servers import parse_servers
@@ -22,6 +23,9 @@ from eddy_mesh.server import EmbeddedServer, find_binary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from eddy_mesh.bus import Entry, Message
+    from eddy_mesh.bus_nats import NatsBus
 
 SEED = bytes(range(32))
 HOLDER = """
@@ -89,6 +93,135 @@ async def test_clear_text_is_refused_when_tls_was_asked_for(server: EmbeddedServ
     """Credentials never go to a server in clear text when the address says tls."""
     with pytest.raises(BusError, match="clear text"):
         await connect(server.url.replace("nats://", "tls://secret@"))
+
+
+def told_of(bus: NatsBus, wanted: BusState) -> asyncio.Future[str]:
+    """Return what a listener is told with the next state of this kind."""
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    bus.on_state(lambda state, text: told.set_result(text) if state is wanted and not told.done() else None)
+    return told
+
+
+QUICK = ConnectOptions(reconnect_wait_s=0.02, reconnect_wait_max_s=0.1)
+
+
+async def test_a_bus_begins_without_a_server(server: EmbeddedServer) -> None:
+    """It says why, keeps what is subscribed and published, refuses what would wait in vain, and connects by itself."""
+    await server.kill()
+    why: list[str] = []
+    bus = await connect(["127.0.0.1:1", server.url], options=QUICK, away=why.append)
+    assert all(f"127.0.0.1:{port}: " in why[0] for port in (1, server.port))
+    assert not bus.connected
+    inbox: asyncio.Queue[Message] = asyncio.Queue()
+    await bus.subscribe("flow", inbox.put)
+    gone = await bus.subscribe("gone", inbox.put)
+    await gone.unsubscribe()
+    await bus.publish("flow", b"kept", headers={"a": "b"})
+    for refused in (bus.key_value("config"), bus.request("flow", b"", timeout_s=60), bus.flush()):
+        with pytest.raises(BusError, match=r"the server is (back|away)") as caught:
+            await refused
+        assert caught.value.retryable
+    assert await bus.gather("flow", b"", timeout_s=60) == []
+
+    connected = told_of(bus, BusState.CONNECTED)
+    await server.restart()
+    assert str(server.port) in await connected
+    assert (await inbox.get()).data == b"kept"
+    other = await connect(server.url)
+    await other.publish("flow", b"alive")
+    assert (await inbox.get()).data == b"alive"
+    await (await bus.key_value("config")).put("k", b"1")
+    await server.kill()  # and it stays as any other
+    connected = told_of(bus, BusState.CONNECTED)
+    await server.restart()
+    await connected
+    await other.close()
+    await bus.close()
+
+
+async def test_a_bus_that_never_found_a_server_closes(server: EmbeddedServer) -> None:
+    """Between two attempts, and with something published that nobody will get."""
+    await server.kill()
+    bus = await connect(server.url, options=QUICK, away=lambda _why: None)
+    while not bus.stats.errors.get("connection"):  # noqa: ASYNC110  # nobody tells of an attempt
+        await asyncio.sleep(0.01)
+    await bus.publish("flow", b"")
+    await bus.close()
+    with pytest.raises(BusError, match="closed"):
+        await bus.publish("flow", b"")
+
+
+async def test_a_server_that_refuses_is_not_away(tmp_path: Path) -> None:
+    """Wrong credentials are an error at once where a server is there, and told where it comes later."""
+    async with EmbeddedServer(tmp_path, authorization=True) as server:
+        with pytest.raises(BusError, match="refused the credentials"):
+            await connect(server.url, away=lambda _why: pytest.fail("it is there"))
+        await server.kill()
+        bus = await connect(server.url, options=QUICK, away=lambda _why: None)
+        told = told_of(bus, BusState.ERROR)
+        await server.restart()
+        assert "Authorization Violation" in await told
+        assert not bus.connected
+        await bus.close()
+
+
+async def test_clear_text_is_refused_also_later(server: EmbeddedServer) -> None:
+    """A server that comes up without TLS gets no credentials where TLS was asked for."""
+    await server.kill()
+    bus = await connect(server.url.replace("nats://", "tls://secret@"), options=QUICK, away=lambda _why: None)
+    told = told_of(bus, BusState.ERROR)
+    await server.restart()
+    assert "clear text" in await told
+    assert not bus.connected
+    await bus.close()
+
+
+async def test_what_a_server_lost_is_made_anew(tmp_path: Path) -> None:
+    """A server whose store was emptied: buckets and streams are there again with the next use, without a restart."""
+    async with EmbeddedServer(tmp_path) as server:
+        bus = await connect(server.url, options=QUICK)
+
+        async def emptied() -> None:
+            connected = told_of(bus, BusState.CONNECTED)
+            await server.kill()
+            shutil.rmtree(tmp_path / "jetstream")
+            await server.restart()
+            await connected
+
+        bucket = await bus.key_value("record", history=5)
+        seen: asyncio.Queue[Entry | None] = asyncio.Queue()
+        await bucket.put("before", b"")
+        await emptied()
+        assert await bucket.get("before") is None
+        assert await bucket.create("k", b"") == 1
+        await emptied()
+        assert await bucket.put("k", b"") == 1
+        await emptied()
+        assert await bucket.keys() == []
+        await emptied()
+        assert await bucket.history("k") == []
+        await emptied()
+        watch = await bucket.watch(seen.put)
+        assert await seen.get() is None
+        await emptied()
+        await bucket.put("k", b"")
+        assert await seen.get() is not None
+        await watch.stop()
+        held = await bucket.put("k", b"1")
+        await emptied()
+        with pytest.raises(RevisionConflict):  # what was read is there no more
+            await bucket.update("k", b"2", held)
+        for number in range(5):
+            await bucket.put("k", b"%d" % number)
+        assert len(await bucket.history("k")) == 5  # made anew as it was asked for
+
+        for _ in range(2):
+            await bus.ensure_stream("evidence", ["evidence.>"])
+            assert await bus.publish_durable("evidence.1", b"", message_id="1") == 1
+            await emptied()
+            with pytest.raises(NoResponders):
+                await bus.publish_durable("evidence.1", b"", message_id="1")
+        await bus.close()
 
 
 def test_addresses_are_checked_together() -> None:

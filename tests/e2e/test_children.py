@@ -218,16 +218,35 @@ async def test_a_child_ends_in_order_with_its_standard_input(lab: Lab) -> None:
     assert b"Traceback" not in err
 
 
-async def test_a_child_without_a_server_waits(lab: Lab) -> None:
-    """No NATS server is no crash: the exit status says so, and the last line says which server it is."""
+async def test_a_child_starts_without_a_server(lab: Lab) -> None:
+    """It runs as in an outage, says which server it is, and still ends with its parent."""
     lab.environment["EDDY_SERVER"] = f"nats://127.0.0.1:{lab.free_port()}"
     child = await child_alone(lab.config("edge.one", {"cook": COOKS}))
-    assert child.stdin is not None  # held open: its end would end the child too
-    assert child.stderr is not None
-    err = await child.stderr.read()
-    assert await child.wait() == NO_SERVER, err
+    assert child.stdout is not None
+    assert (await child.stdout.readline()).startswith(b"ready: edge.one")
+    _, err = await child.communicate(b"")
+    assert child.returncode == 0, err
     assert lab.environment["EDDY_SERVER"].encode().removeprefix(b"nats://") in err
-    child.stdin.close()
+
+
+async def test_a_child_of_a_server_that_says_nothing_waits(lab: Lab) -> None:
+    """A server that greets and then gives no answer is no crash: the exit status says so, the last line which it is."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"version": "2.11.0", "max_payload": 1048576}\r\n')
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", lab.free_port()) as silent:
+        address = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+        lab.environment["EDDY_SERVER"] = f"nats://{address}"
+        child = await child_alone(lab.config("edge.one", {"cook": COOKS}))
+        assert child.stdin is not None  # held open: its end would end the child too
+        assert child.stderr is not None
+        err = await child.stderr.read()
+        assert await child.wait() == NO_SERVER, err
+        assert address.encode() in err
+        child.stdin.close()
 
 
 HANGS = """

@@ -129,7 +129,7 @@ async def test_a_topology_is_planned_applied_shown_and_rolled_back(tool: Tool) -
     status, said = await tool("rollback", "--observe", "0.5")
     assert status == 0, said
     assert "> move        hub.find/find -> e2/find" in said
-    assert (await tool("topology", "diff", "1", "3"))[1] == "nothing would change\n"
+    assert (await tool("topology", "diff", "1", "3"))[1] == "no difference\n"
     assert (await tool("topology", "show", "--revision", "1", "--toml"))[1] == MANIFEST
     status, said = await tool("topology", "history")
     assert [line.split()[0] for line in said.splitlines()] == ["revision", "3", "2", "1"]

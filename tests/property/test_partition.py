@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from eddy_mesh import codec, rows
 from eddy_mesh.batch import EXTRA, Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
-from eddy_mesh.columnize import any_column
-from eddy_mesh.columns import Addresses, Column, Constant, Numbers, Text, Words, pack
+from eddy_mesh.columnize import any_column, id_column
+from eddy_mesh.columns import Addresses, Bytes, Column, Constant, Numbers, Text, Words, pack
 from eddy_mesh.config import PARTITIONS
+from eddy_mesh.fields import FieldType
+from eddy_mesh.hashing import column_hashes
 from eddy_mesh.partition import NULL_PARTITION, owned, partitions_of, split_by
 
 KIND = Kind(Stage.COOKED, EventClass.APPLICATION, "json")
@@ -82,6 +84,15 @@ def test_addresses_in_any_width(items: list[str]) -> None:
         assert placed("source.ip", column.wide()) == whole
     maps = any_column([{"source.ip": item} for item in items])
     assert partitions_of(batch_of(EXTRA, maps), "source.ip").tolist() == whole
+
+
+@pytest.mark.parametrize("kind", [FieldType.ID, FieldType.IDS])
+def test_an_id_in_any_column(kind: FieldType) -> None:
+    """An event id is in one partition as halves, as bytes, in a map and as a constant."""
+    ids = [bytes(range(16)), bytes(range(1, 17))]
+    columns: list[Column] = [id_column(ids), Bytes(*pack(ids)), any_column(ids)]
+    found = {tuple(column_hashes(kind, column)[0].tolist()) for column in columns}
+    assert found == {tuple(int(column_hashes(kind, Constant(one, 1))[0][0]) for one in ids)}
 
 
 @given(st.lists(st.integers(0, 40) | st.none(), min_size=1, max_size=60), st.sampled_from([1, 2, 8, 64]))

@@ -17,6 +17,7 @@ from eddy_mesh.agent import Result, Stateful
 from eddy_mesh.batch import EXTRA, Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columnize import any_column
+from eddy_mesh.columns import Column, Constant, Numbers
 from eddy_mesh.rows import batch_of, flat_rows
 
 S = 1_000_000_000
@@ -86,6 +87,19 @@ def test_keys_are_those_of_the_values_whatever_column_holds_them(data: st.DataOb
     assert together == alone == hidden
     different = {repr(value) if value != 0 else "0" for value in values}
     assert len(set(together)) == len(different)
+
+
+@given(st.integers(-(2**53), 2**53))
+def test_a_number_has_one_key(number: int) -> None:
+    """A whole number and the same as a float are one key, in numbers, in a map and as a constant."""
+    columns: list[Column] = [
+        Numbers(np.array([number, 1], np.int64)),
+        Numbers(np.array([number, 1.5], np.float64)),
+        any_column([float(number), "x"]),
+        Constant(number, 2),
+    ]
+    batches = [Batch(KIND, "h", Producer(1, 1), 0, 1, 2, {"labels.any": column}) for column in columns]
+    assert len({int(hashes(batch, ["labels.any"])[0]) for batch in batches}) == 1
 
 
 @given(

@@ -18,7 +18,7 @@ from eddy_mesh.config import HostConfig, convert
 from eddy_mesh.errors import BusError, ConfigError, StoreError, UsageError
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.task import Answer
-from eddy_mesh.topology.applied import FILE, Applied, decode
+from eddy_mesh.topology.applied import FILE, Applied, read
 from eddy_mesh.topology.checks import checked
 from eddy_mesh.topology.keeping import bucket
 from eddy_mesh.topology.placement import HostThere, Placement, place
@@ -82,7 +82,7 @@ class Machine:
     @property
     def written(self) -> Applied | None:
         """What was applied last."""
-        return decode(self.file.read_bytes())
+        return read(self.file.parent)
 
     async def ask(self, verb: str, request: Mapping[str, object]) -> Answer:
         """Ask the agent-manager, by JSON as everybody does."""

@@ -43,7 +43,7 @@ SECOND: dict[str, object] = {
     },
 }
 """y moves from b to c, and w comes in a process of its own."""
-TERMS = {"observe_s": 0.02}
+TERMS = {"observe_s": 0.02, "watermark_s": 0.02}
 Rows = list[Mapping[str, object]]
 
 
@@ -458,7 +458,7 @@ async def test_a_rollback_goes_to_what_was_applied_before(mesh: Mesh) -> None:
     history = [row async for row in manager.query("history", {})]
     assert [(row["revision"], row["who"]) for row in history] == [(3, "bob"), (2, "ann@desk"), (1, "ann@desk")]
     (same,) = [row async for row in manager.query("diff", {"from": 1, "to": 3})]
-    assert same["lines"] == ["nothing would change"]
+    assert same["lines"] == ["no difference"]
     (shown,) = [row async for row in manager.query("topology", {"revision": 2})]
     assert shown["manifest"] == SECOND
     with pytest.raises(UsageError, match="there are 1, 2, 3"):

@@ -19,9 +19,9 @@ from eddy_mesh.bus_memory import MemoryBroker
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.commands import Command, State
 from eddy_mesh.config import AgentConfig, HostConfig, convert
+from eddy_mesh.discovery import blueprints
 from eddy_mesh.errors import ConfigError, StoreError, UsageError
 from eddy_mesh.runtime.host import Host
-from eddy_mesh.runtime.roster import check
 
 KIND = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
 
@@ -84,7 +84,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
 def add(host: Host, agent: object, kind: str = "analysis") -> Cell:
     """Put an agent of the test into the host."""
     spec = convert({"type": "directory"}, AgentConfig, "test")
-    host.roster.add("probe", spec, check({"probe": spec})["probe"])
+    host.roster.add("probe", spec, blueprints({"probe": spec})["probe"])
     cell = host.cells["probe"]
     cell.kind = kind
     cell.build = lambda: agent  # type: ignore[assignment, return-value]

@@ -137,3 +137,27 @@ def test_tables_of_a_wrong_form(tmp_path: Path) -> None:
     assert len(mistakes) == 5
     path.write_text("agents = 3\n")
     assert len(mistakes_in_file(path)) == 1
+
+
+def test_a_host_that_is_not_declared_is_doubtful(tmp_path: Path) -> None:
+    """It may be there all the same, so that is no mistake; and it is told beside mistakes, too."""
+    path = tmp_path / "topology.toml"
+    text = '[hosts.beta]\n[agents.keep]\ntype = "archive"\nhost = "betta"\n'
+    path.write_text(text)
+    result = check(path)
+    assert (result.exit_code, result.stdout) == (0, f"{path}: ok, 1 host, 1 agent\n")
+    assert f"warning: {path}: agents.keep: unknown host 'betta'; did you mean beta?" in result.stderr
+    path.write_text(text + "cuont = 2\n")
+    told = check(path).stderr
+    assert "did you mean beta?" in told
+    assert "did you mean count?" in told
+    path.write_text(text.replace("[hosts.beta]\n", ""))
+    assert "warning" not in check(path).stderr
+
+
+def test_an_address_is_checked_in_a_host_file_too(tmp_path: Path) -> None:
+    """It would be found only when the source starts."""
+    path = tmp_path / "edge.toml"
+    path.write_text('[agents.s]\ntype = "normalizer"\nsource = "syslog"\nconfig = { listen_udp = ["*:1x"] }\n')
+    (mistake,) = mistakes_in_file(path)
+    assert mistake.startswith(f"{path}: agents.s.config: listen_udp: '*:1x' is no endpoint")

@@ -17,6 +17,7 @@ from eddy_mesh.cli.output import (
     octets_text,
     printable,
     rate_text,
+    sparing,
     table_text,
     time_of_day,
 )
@@ -115,6 +116,27 @@ def test_spare_columns_are_left_out_of_short_lines() -> None:
     assert chosen(columns, [10, 10, 10, 10], 45) == [0, 1, 2]
     assert chosen(columns, [10, 10, 10, 10], 5) == [0, 2]
     assert chosen(columns, [10, 10, 10, 10], 0) == [0, 1, 2, 3]
+
+
+def test_columns_that_say_nothing_are_the_first_to_go() -> None:
+    """A column of zeros and dashes is spare; one with a single number is not."""
+    columns = [Column("a"), Column("b"), Column("c"), Column("d", spare=True)]
+    rows = [[Cell("0"), Cell("0"), Cell("-"), Cell("x")], [Cell("0"), Cell("1"), Cell(""), Cell("y")]]
+    assert [column.spare for column in sparing(columns, rows)] == [True, False, True, True]
+
+
+def test_names_lose_their_middle_on_a_short_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows whose names begin alike can be told apart by their ends; other texts lose their end."""
+    monkeypatch.setenv("COLUMNS", "34")
+    out = Terminal()
+    table = Table([Column("edge", middle=True), Column("what")], out, colour=False, hold=2)
+    for name in ("raw@5 lines.raw > once", "raw@5 lines.raw > tw世界"):
+        table.add([Cell(name), Cell("a sentence that is long")])
+    table.flush()
+    assert out.getvalue().splitlines()[1:] == [
+        "raw@5 li… > once  a sentence that…",
+        "raw@5 li… tw世界  a sentence that…",
+    ]
 
 
 def test_columns_keep_their_place_and_numbers_end_together() -> None:

@@ -16,6 +16,7 @@ from eddy_mesh.cli.managing import Steps
 from eddy_mesh.cli.settings import Settings
 from eddy_mesh.cli.tool import main
 from eddy_mesh.cli.topology import record_lines
+from eddy_mesh.errors import EddyError
 from eddy_mesh.task import Answer
 from eddy_mesh.topology.checks import read
 from eddy_mesh.topology.placement import place
@@ -81,6 +82,37 @@ def test_what_is_applied_is_what_was_shown(tmp_path: Path, monkeypatch: pytest.M
     assert result.stdout.splitlines() == shown["lines"]
     assert "warning: edge kept carries nothing" in result.stderr
     assert "not heard, and left alone: b, c;" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("plan", "row", "status"),
+    [
+        ({"agents": []}, {"step": "nothing", "what": "nothing would change", "revision": 4}, 0),
+        ({"agents": [{}], "missing": ["b"]}, {"step": "failed", "error": "not there: b: start it, "}, 2),
+        ({"agents": [{}]}, {"step": "failed", "error": "revision 5 rolled back: "}, 1),
+    ],
+)
+def test_every_end_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Answer, row: Answer, status: int
+) -> None:
+    """With --json a program reads on standard output that there was nothing to do, or why it was not done."""
+
+    async def planned(_mesh: object, _verb: str, _request: object) -> Answer:
+        return {"revision_before": 4, **plan}
+
+    async def follow(*_: object) -> None:
+        raise EddyError("revision 5 rolled back: b/y is failed")
+
+    monkeypatch.setattr(changing, "ask_one", planned)
+    monkeypatch.setattr(changing, "follow", follow)
+    monkeypatch.setattr(changing, "with_mesh", lambda _settings, work: asyncio.run(work(None)))
+    file = tmp_path / "site.toml"
+    file.write_text(MANIFEST)
+    result = eddy("--json", "apply", str(file))
+    (told,) = map(msgspec.json.decode, result.stdout.splitlines())
+    assert (result.exit_code, told["step"], told.get("revision")) == (status, row["step"], row.get("revision"))
+    assert str(told.get("error", "")).startswith(str(row.get("error", "")))
+    assert told.get("error", "") in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from eddy_mesh.bus import Message
 from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Column, Numbers, Text, Words, pack
+from eddy_mesh.errors import UsageError
 from eddy_mesh.flows import EdgeEnd, Form, Lease, Of
 from eddy_mesh.rows import json_rows
 from eddy_mesh.runtime.demand import Demand
@@ -241,6 +242,24 @@ async def test_the_flow_of_an_edge_outlives_its_lease(bus: MemoryBus) -> None:
     assert not demand.flows
     assert [held.position for held in demand.standing] == [2 * EVENTS]
     assert [ledger.dropped for ledger in demand.retired] == [{"not_asked": EVENTS}]
+
+
+async def test_owners_of_a_flow_are_bounded(bus: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are told in each heartbeat; what those whose lease ended have missed is forgotten with them."""
+    monkeypatch.setattr("eddy_mesh.runtime.demand.MAX_OWNERS", 2)
+    demand = Demand(bus, "eddy", "edge")
+
+    def asked_by(owner: str) -> bytes:
+        return msgspec.json.encode(Lease("shared", "SELECT *", owner, gap=3))
+
+    for owner in ("a", "b"):
+        demand.subscribe(asked_by(owner), 0)
+    with pytest.raises(UsageError, match="2 owners already"):
+        demand.subscribe(asked_by("c"), 0)
+    flow = demand.subscribe(asked_by("b"), 20 * SECOND)
+    assert flow is not None
+    demand.expire(40 * SECOND)
+    assert (list(flow.owners), flow.gaps) == (["b"], {"b": 3})
 
 
 async def test_who_asks_again_for_an_edge_begins_anew(bus: MemoryBus) -> None:

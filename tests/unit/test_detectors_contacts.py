@@ -87,8 +87,8 @@ def test_no_flags_mean_not_known_in_flows_and_null_in_packets() -> None:
 )
 def test_the_time_of_an_event(row: dict[str, Value], expected: int) -> None:
     """The best time that an event has counts, and none later than now."""
-    assert contacts.times_of(_batch([_flow() | row]), NOW_NS).tolist() == [expected]
-    assert contacts.times_of(_batch([_flow() | row, _flow() | {"occurred": 1}]), NOW_NS).tolist() == [expected, 1]
+    assert contacts.started_ns(_batch([_flow() | row]), NOW_NS).tolist() == [expected]
+    assert contacts.started_ns(_batch([_flow() | row, _flow() | {"occurred": 1}]), NOW_NS).tolist() == [expected, 1]
 
 
 def test_unsigned_columns_do_not_wrap() -> None:

@@ -180,6 +180,26 @@ async def test_a_lease_is_asked_again_at_once_when_the_server_is_back(monkeypatc
     await bus.close()
 
 
+async def test_a_gap_is_told_soon(bus: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks what became of a stopped subscriber does not wait for the next renewal."""
+    monkeypatch.setattr(receiving, "RENEW_S", 3600.0)
+    monkeypatch.setattr(receiving, "TELL_S", 0.01)
+    receiver = receiver_on(bus, [], EDGE)
+    await receiver.start(0.01)
+    told: asyncio.Queue[int] = asyncio.Queue()
+    await bus.subscribe(
+        subjects.control_all("eddy", flows.SUBSCRIBE),
+        lambda message: told.put_nowait(msgspec.json.decode(message.data, type=flows.Lease).gap),
+    )
+    producing = Producing(bus, receiver)
+    await producing.publish(2)
+    await producing.publish(5, lost=True)
+    await producing.publish(2)
+    async with asyncio.timeout(5):
+        assert await told.get() == 5
+    await receiver.stop()
+
+
 async def test_no_more_hosts_are_held_than_there_can_be(bus: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody can answer a lease with any name."""
     monkeypatch.setattr(receiving, "MAX_HOSTS", 3)

@@ -17,9 +17,9 @@ from eddy_mesh.bus_memory import MemoryBroker
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.commands import Command, State
 from eddy_mesh.config import AgentConfig, HostConfig, convert
+from eddy_mesh.discovery import blueprints
 from eddy_mesh.errors import UsageError
 from eddy_mesh.runtime.host import Host
-from eddy_mesh.runtime.roster import check
 from eddy_mesh.task import Answer, Context
 
 KIND = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
@@ -109,7 +109,7 @@ async def host(tmp_path: Path, broker: MemoryBroker) -> AsyncIterator[Host]:
 def add(host: Host, name: str, build: Callable[[], object]) -> Cell:
     """Put an agent of the test into the host, without edges of its own."""
     spec = convert({"type": "directory"}, AgentConfig, "test")
-    host.roster.add(name, spec, check({name: spec})[name])
+    host.roster.add(name, spec, blueprints({name: spec})[name])
     host.router.part(host.cells[name])
     cell = host.cells[name]
     cell.edges.clear()

@@ -307,7 +307,7 @@ def test_a_disk_without_any_room_is_counted_and_harms_nobody(place: Place, monke
 
 
 def test_keeping_never_waits_for_the_disk(place: Place) -> None:
-    """While somebody holds the store, `keep` takes note all the same; beyond a bound events are missed and counted."""
+    """While somebody holds the store, `keep` takes note all the same; beyond a bound events are missed, and told."""
     with closing(place.store()) as store:
         with store._lock:  # what a thread holds that waits for the disk
             empty = Batch(RAW, "edge", Producer(1, 1), 0, START_MS, module.MAX_WAITING_EVENTS, {})
@@ -315,7 +315,11 @@ def test_keeping_never_waits_for_the_disk(place: Place) -> None:
             store.keep(batch(0))
             assert store.missed == 4
             assert store.status()["missed"] == 4
+            assert "too slow" in str(store.status()["problem"])
+            store.keep(batch(0))
+            assert len(place.told) == 1
         store.flush()
+        assert store.status()["problem"] == ""
         store.keep(batch(4))
         assert len(store.fetch(ids_of(batch(4))).batches) == 1
 

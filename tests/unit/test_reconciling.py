@@ -14,6 +14,7 @@ from eddy_mesh.topology.reconciling import (
     Action,
     Configuration,
     Holding,
+    Step,
     Verb,
     decide,
     decide_following,
@@ -175,3 +176,10 @@ def test_every_part_of_a_part_counts(other: Applied) -> None:
     """Agents, names of children, tags; the revision does not: most revisions leave most hosts as they are."""
     assert digest(other) != digest(OLD)
     assert digest(msgspec.structs.replace(OLD, revision=6)) == digest(OLD)
+
+
+@pytest.mark.parametrize("revision", [-1, (1 << 53) + 1, 1 << 64])
+def test_a_revision_is_a_number_that_goes_on(revision: int) -> None:
+    """The next one is one more than the highest that any host has seen: nobody may use them up."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"revision": revision}, Step)

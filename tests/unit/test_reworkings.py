@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from eddy_agents.reworking.passing import MAX_STEPS
+from eddy_agents.reworking.passing import MAX_STEPS, Bounds, Rest
 from eddy_agents.transformers import aggregate, combine, deduplicate, heavy_hitters, reorder, sample, split
 from eddy_mesh.actor.cell import AFTERWARDS_NS
 from eddy_mesh.actor.numbering import Numbering
@@ -282,15 +282,15 @@ def test_mistakes_in_what_is_computed_are_told() -> None:
 # --- reorder ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("late", list(reorder.Late))
-def test_what_comes_too_late_is_marked_or_filtered(late: reorder.Late) -> None:
+@pytest.mark.parametrize("late", list(Rest))
+def test_what_comes_too_late_is_marked_or_filtered(late: Rest) -> None:
     """An event before one that was given out passes with ``rework.late``, or is counted as filtered."""
     cook = reorder.Cooking(reorder.Config(wait_s=5, late=late))
     cook.on_batch(_batch([{"message": "a", "occurred": T0}]), NOW)
     cook.on_batch(_batch([{"message": "b", "occurred": T0 + 9 * S}], 10), NOW)
     result = cook.on_batch(_batch([{"message": "c", "occurred": T0 - S}], 20), NOW)
-    assert [row.get("rework.late") for row in _rows(result)] == ([True] if late is reorder.Late.PASS else [])
-    assert result.filtered == (late is reorder.Late.DROP)
+    assert [row.get("rework.late") for row in _rows(result)] == ([True] if late is Rest.PASS else [])
+    assert result.filtered == (late is Rest.DROP)
 
 
 def test_too_many_to_wait_are_given_out_in_order() -> None:
@@ -326,7 +326,7 @@ def test_the_nearest_within_the_bound_is_taken(other_first: bool) -> None:
 
 def test_what_finds_nothing_may_be_left_out_and_is_told() -> None:
     """With ``unmatched = "drop"`` a notice says how many there were."""
-    config = combine.Config(other="login", keys=("source.ip",), unmatched=combine.Rest.DROP)
+    config = combine.Config(other="login", keys=("source.ip",), unmatched=Rest.DROP)
     cook = combine.Cooking(config)
     cook.on_batch(_batch([FLOW, FLOW]), NOW)
     (told,) = _rows(cook.on_tick(NOW + 10 * S))
@@ -358,7 +358,7 @@ def test_keys_that_do_not_fit_are_refused() -> None:
 
 def test_lists_are_split_within_a_bound() -> None:
     """Each member names the same parent; members beyond the bound are told; an event without one may be left out."""
-    config = split.Config(members="process.args", into="labels.arg", max_members=2, unlisted=split.Rest.DROP)
+    config = split.Config(members="process.args", into="labels.arg", max_members=2, unlisted=Rest.DROP)
     cook = split.Cooking(config)
     batch = _batch([{"process.args": ["a", "b", "c"]}, {"message": "x"}, {"process.args": []}])
     result = cook.on_batch(batch, NOW)
@@ -382,3 +382,15 @@ def test_events_are_routed_by_value() -> None:
         ("tcp", 6),
         ("udp", 17),
     ]
+
+
+def test_a_bound_is_told_once_for_all_that_reached_it() -> None:
+    """One notice for each bound since the last, with the sum and the advice; none where nothing happened."""
+    bounds = Bounds("sample", {"a": "events are gone: raise a", "b": "events are late: raise b"})
+    bounds.add("a", 2)
+    bounds.add("a", 3)
+    bounds.add("b", 0)
+    (told,) = _rows(Result(bounds.notices()))
+    assert (told["event.action"], told["edge.count"]) == ("a", 5)
+    assert told["message"] == "sample: 5 events are gone: raise a"
+    assert not bounds.notices()

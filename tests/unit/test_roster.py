@@ -20,6 +20,7 @@ from eddy_mesh.commands import Command, State
 from eddy_mesh.config import HostConfig, Serving, convert
 from eddy_mesh.errors import BusError, ConfigError
 from eddy_mesh.runtime.host import Host
+from eddy_mesh.store import local_store
 from eddy_mesh.topology.applied import FILE, Applied
 
 KIND = Kind(Stage.COOKED, EventClass.SYSTEM, "syslog")
@@ -61,6 +62,41 @@ async def test_a_host_process_begins_with_what_was_applied_last(tmp_path: Path) 
     assert host.generations.now.served("e", "h1/other") == 7
     await host.stop()
     await bus.close()
+
+
+async def test_what_was_applied_last_and_is_damaged_is_told(tmp_path: Path) -> None:
+    """The configuration file counts then, and an operator learns of it: it may be far from the topology of record."""
+    folder = tmp_path / "agents" / "agent-manager"
+    folder.mkdir(parents=True)
+    (folder / FILE).write_bytes(b"")
+    agents = {"agent-manager": {"type": "agent_manager"}, "cook": COOK}
+    bus = MemoryBroker().connect()
+    host = Host(convert({"name": "h1", "agents": agents}, HostConfig, "test"), bus, tmp_path)
+    await host.start()
+    assert set(host.cells) == {"agent-manager", "cook"}
+    async with asyncio.timeout(20):
+        while not any("applied unreadable" in text for _, text in host.recent_notices):  # noqa: ASYNC110  # no event for it
+            await asyncio.sleep(0)
+    await host.stop()
+    await bus.close()
+
+
+async def test_a_local_store_that_keeps_nothing_is_told_as_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events that can not be selected back later are an operator's business: it goes where notices go."""
+    monkeypatch.setattr(local_store, "MAX_WAITING_EVENTS", 2)
+    async with running(tmp_path) as host:
+        await host.configure({"cook": COOK})
+        assert host.local is not None
+        with host.local._lock:  # what a thread holds that waits for the disk
+            for _ in range(3):
+                host.local.keep(host.cells["cook"].numbered(draft_of(KIND, [{"level": 1}] * 3)))
+            await asyncio.sleep(0)
+        ((teller, text),) = host.recent_notices
+    assert teller == "cook"
+    assert "local store problem" in text
+    assert "too slow" in text
 
 
 @asynccontextmanager

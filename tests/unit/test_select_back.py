@@ -175,8 +175,11 @@ async def test_who_did_not_answer_is_named(backplane: Backplane) -> None:
     await backplane.answer("archive", "hub/archive", "fetch", [])
     found = await backplane.mesh.fetch(ids_of(away), timeout_s=0.01)
     assert found.missing == ids_of(away)
-    assert found.why_missing == ("not found: no host that answered has it; archive hub/archive, away did not answer")
-    with pytest.raises(StoreError, match="away did not answer") as raised:
+    assert found.why_missing == (
+        "not found: no host that answered has it; archive hub/archive did not answer; "
+        "not there: away, which may come back unless a change of the topology ended it"
+    )
+    with pytest.raises(StoreError, match="not there: away") as raised:
         await Event({}, found.missing[0], backplane.mesh).fetch(timeout_s=0.01)
     assert raised.value.retryable
 
@@ -277,3 +280,10 @@ def test_numbers_of_agents_lead_to_hosts() -> None:
         "hub": [bytes(16)],
     }
     assert np.uint64(identity[8] >> 6) == 2  # the variant's bits are no part of the number
+
+
+@pytest.mark.parametrize("text", ["nonsense", "", "01a2", "01a2002d-e4c7-7b1c-9a31-5f0e0000000g"])
+def test_what_is_no_id_is_said_with_the_form_of_one(text: str) -> None:
+    """Whatever is wrong with it, letters or length, the text and what an id looks like are said."""
+    with pytest.raises(UsageError, match=f"'{text}' is not an event id: give 32 hexadecimal digits"):
+        select_back.identities([text])

@@ -171,14 +171,6 @@ def test_aggregates_are_collected_from_every_clause() -> None:
     assert plan.aggregates == (Aggregate(Function.COUNT), Aggregate(Function.MAX, Operand("level", FieldType.LEVEL)))
 
 
-def test_live_needs_an_end_only_where_rows_must_wait() -> None:
-    """Aggregates and order are live only in windows; nothing with UNTIL is live."""
-    live = {text: compile_statement(text, now_ns=NOW_NS).is_live for text in (
-        "SELECT *", "SELECT * UNTIL 'now'", "SELECT count(*)", "SELECT count(*) EVERY 1s", "SELECT * ORDER BY level",
-    )}  # fmt: skip
-    assert list(live.values()) == [True, False, False, True, False]
-
-
 def test_quantities_are_exact() -> None:
     """Durations and sizes become whole numbers of ns and octets, without rounding."""
     assert quantity("0.1s") == (100_000_000, True)

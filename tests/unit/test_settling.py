@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -12,9 +12,11 @@ import pytest
 from eddy_mesh import subjects
 from eddy_mesh.agent import draft_of
 from eddy_mesh.batch import Kind
+from eddy_mesh.bus import DurableConsumer
 from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.config import HostConfig, convert
+from eddy_mesh.errors import BusError
 from eddy_mesh.runtime import router
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.topology import steps
@@ -225,3 +227,43 @@ async def test_the_end_of_a_host_process_acknowledges_nothing_that_it_drops(
     assert status is not None
     assert edge.ledger.out + status.messages >= 23
     assert not edge.ledger.dropped
+
+
+async def test_what_a_durable_edge_waits_for_is_in_the_status_of_its_agent(
+    mesh: Mesh, bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator sees it as the remark of the agent, beside what is in hand; gone, it is seen no more."""
+    consume = bus.consume
+
+    async def refused(stream: str, *rest: object, **more: object) -> DurableConsumer:
+        raise BusError(f"no room for {stream}")
+
+    monkeypatch.setattr(bus, "consume", refused)
+    await mesh.apply({"s": SOURCE, "b": PASS}, {"kept": {"from": "s", "to": "b", **DURABLE}})
+    await until(lambda: "no room" in str(mesh.host.cells["b"].status()["reason"]))
+    (told,) = durable_ends(mesh)
+    assert told["edge"] == "kept"
+    assert "no room" in str(told["problem"])
+    assert (told["in_hand"], told["repeats"]) == (0, 0)
+    monkeypatch.setattr(bus, "consume", consume)
+    await mesh.emit("s")
+    await until(lambda: durable_ends(mesh)[0]["acknowledged"] == 1)
+    assert durable_ends(mesh)[0]["problem"] == mesh.host.cells["b"].status()["reason"] == ""
+    await mesh.apply({"s": SOURCE, "b": SOURCE}, {}, retire="b")
+    assert durable_ends(mesh) == []
+
+
+def durable_ends(mesh: Mesh) -> list[dict[str, object]]:
+    """Return what the heartbeat tells of the durable edges of agent b."""
+    detail = mesh.host.cells["b"].status()["detail"]
+    assert isinstance(detail, dict)
+    ends = detail.get("durable_edges", [])
+    assert isinstance(ends, list)
+    return ends
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # many conditions, no event for them
+            await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,9 @@ def batch(first: int) -> Batch:
 class Queue:
     """A spool with its edge and a mailbox for two events, as one run of a host process has it."""
 
-    def __init__(self, folder: Path, quota_bytes: int = 1_000_000) -> None:
+    def __init__(self, folder: Path, quota_bytes: int = 1_000_000, may_hold: Callable[[], bool] = lambda: True) -> None:
         self.mailbox = Mailbox(capacity=2)
-        self.spill = Spill(folder, quota_bytes, self.mailbox)
+        self.spill = Spill(folder, quota_bytes, self.mailbox, may_hold)
         self.edge = Edge("a > b", None, self.mailbox, Overload.SPOOL, self.spill)
         self.spill.recover(self.edge)
 
@@ -193,3 +194,23 @@ async def test_a_name_is_no_pattern(tmp_path: Path) -> None:
     assert take_over(tmp_path, "to.a[1]", tmp_path / "to.a[1].3")
     assert await Queue(tmp_path / "to.a[1].3").handle() == 0
     assert (tmp_path / "to.a1.2").exists()
+
+
+async def test_what_nobody_takes_at_present_is_on_disk_at_once(tmp_path: Path) -> None:
+    """While the server is away a killed process would take all with it that waits in its mailbox."""
+    queue = Queue(tmp_path / "a.1", may_hold=lambda: is_there)
+    is_there = True
+    queue.offer(0)
+    assert files(tmp_path / "a.1") == 0
+    is_there = False
+    queue.mailbox.capacity = 100
+    queue.offer(2, 4)
+    again = Queue(tmp_path / "a.1")  # as after SIGKILL
+    assert [await again.handle() for _ in range(3)] == [0, 2, 4]
+
+
+async def test_what_a_full_disk_does_not_take_waits_in_memory(tmp_path: Path) -> None:
+    """Where there is room in the mailbox nothing is dropped for the sake of a crash that may come."""
+    queue = Queue(tmp_path / "a.1", quota_bytes=10, may_hold=lambda: False)
+    queue.offer(0)
+    assert (await queue.handle(), queue.edge.ledger.dropped) == (0, {})

@@ -223,7 +223,6 @@ def test_a_damaged_file_is_put_aside(store: ArchiveStore, folder: Path, damage: 
         _ask(store, "SELECT * FROM *")
     assert _ask(store, "SELECT * FROM *") == _expected(_flows(2, kind=LINE))
     assert store.damaged == 1
-    assert store.verify() == 0
     assert len(list((folder / "damaged").rglob("*.parquet"))) == (damage != "gone")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 
 from eddy_mesh.topology import transitions
-from eddy_mesh.topology.carrying import carry_out, following
+from eddy_mesh.topology.carrying import carry_out, following, left_alone
 from eddy_mesh.topology.checks import read
 from eddy_mesh.topology.placement import Placement, place
 from eddy_mesh.topology.record import Change, Record, RecordState, Source, Terms
@@ -61,6 +61,7 @@ def walk(
     answer: Answer = lambda _: "",
     silent: Collection[str] = (),
     rows: Mapping[str, Mapping[str, object]] | None = None,
+    row_of: Callable[[Call], Mapping[str, object]] | None = None,
 ) -> tuple[list[Call], End]:
     """Go the way; return every call and the end. An answer is an error, or ""; "not there" means nobody was there."""
     calls: list[Call] = []
@@ -72,6 +73,7 @@ def walk(
         for call in asking.calls:
             error = answer(call)
             found = [(rows or {}).get(call.host, {})] if call.verb == "inventory" else []
+            found = [row_of(call)] if row_of is not None else found
             is_absent, is_refused = error == "not there", error.startswith("refused")
             answers.append(
                 Answered(call=call, rows=tuple(found), error=error, is_absent=is_absent, is_refused=is_refused)
@@ -140,6 +142,11 @@ def test_a_silent_host_that_does_not_change_is_not_waited_for() -> None:
     assert (end.outcome, end.why) == (Outcome.REFUSED, "b: prepare: no answer")
 
 
+def test_a_child_that_a_change_starts_is_not_missed() -> None:
+    """It can not have been heard yet, and is not left alone."""
+    assert left_alone(change(OWN), ["b.y", "c", "idle"]) == ["c", "idle"]
+
+
 def test_a_host_that_has_gone_matters_where_a_child_of_it_changes() -> None:
     """Nobody else could start that again, so it is no host that runs all that it should."""
     record = change(OWN.replace('own"', 'own"\nmailbox_events = 7'), before=OWN)
@@ -174,3 +181,71 @@ def test_an_agent_that_does_not_start_is_unhealthy() -> None:
 def test_what_waits_too_long_is_seen_in_the_observation() -> None:
     """By default too: a batch can wait longer than the watermark before the last look."""
     assert Terms().watermark_s + 1 < Terms().observe_s
+
+
+def observed(*looks: tuple[float, int]) -> tuple[int, End]:
+    """Return how often agent y is looked at that is so far behind at each look (s, events), and the end."""
+    told = iter(looks)
+
+    def row(call: Call) -> Mapping[str, object]:
+        if call.verb != "inventory":
+            return {}
+        lag_s, queued = next(told)
+        return {"agent": "y", "state": "running", "lag_ns": int(lag_s * 1e9), "queued": queued}
+
+    calls, end = walk(change(RELOADED, observe_s=1, watermark_s=3), row_of=row)
+    return [call.verb for call in calls].count("inventory"), end
+
+
+def test_an_agent_that_catches_up_is_healthy() -> None:
+    """After the change's own pause it is behind at first: it is looked at for longer, one watermark at most."""
+    assert observed((12.0, 900), (11.0, 800), (9.0, 700), (2.0, 90)) == (4, End(Outcome.DONE))
+    assert observed((9.0, 900), (9.0, 900), (9.9, 850), (9.5, 870), (8.9, 900)) == (5, End(Outcome.DONE)), (
+        "gets younger"
+    )
+    assert observed((9.0, 900), (9.0, 900), (10.0, 600), (11.0, 300), (12.0, 9)) == (5, End(Outcome.DONE)), "one burst"
+    assert observed((9.0, 900), (1.0, 5)) == (2, End(Outcome.DONE)), "at the last look it is not behind any more"
+
+
+def test_an_agent_that_stays_behind_is_not() -> None:
+    """The message says since when, how much waits, and which option lets it have more time."""
+    looks, end = observed((0.0, 0), (4.0, 400), (5.0, 500), (6.0, 600), (7.0, 700))
+    assert (looks, end.outcome) == (5, Outcome.UNHEALTHY)
+    assert end.why.startswith("b/y is behind, and does not catch up: a batch waits for 7.0 s, more than 3 s, and 700 ")
+    assert "--watermark" in end.why
+
+
+def test_a_parent_that_ended_is_named_for_its_child() -> None:
+    """Not the child, which was never started: and soon, not when the child has been waited for to the end."""
+    asked: list[str] = []
+
+    def killed(call: Call) -> str:
+        asked.append(f"{call.verb} {call.host}")
+        return "" if call.host != "b.y" and asked.count("prepare b") < 2 else "not there"
+
+    _, end = walk(change(OWN), killed)
+    assert (end.outcome, end.why) == (Outcome.REFUSED, "b: prepare: not there")
+    assert asked == ["prepare b", "inventory b.y", "prepare b"]
+
+
+def test_a_parent_that_is_back_starts_its_child() -> None:
+    """It has lost what it prepared, so it is told once more; a refusal is told it too, whose own part is as it was."""
+    asked: list[str] = []
+
+    def back(call: Call) -> str:
+        asked.append(f"{call.verb} {call.host}")
+        return "not there" if call.host == "b.y" and asked.count("prepare b") < 2 else ""
+
+    calls, end = walk(change(OWN), back)
+    assert end == End(Outcome.DONE)
+    assert asked[:5] == ["prepare b", "inventory b.y", "prepare b", "inventory b.y", "prepare b.y"]
+    _, end = walk(change(OWN.replace('own"', 'own"\nmailbox_events = 7'), before=OWN), lambda call: never(call, "b.y"))
+    assert end.why == "b.y: inventory: not there: b starts it, see its log"
+    assert end.afterwards is not None
+    assert [call.host for call in end.afterwards.calls] == ["b", "b.y"]
+    assert max(call.wait_s for call in calls) < 60
+
+
+def never(call: Call, host: str) -> str:
+    """Return the answers where a host process never comes."""
+    return "not there" if call.host == host else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from eddy_mesh.config import AgentConfig, parse_toml
 from eddy_mesh.errors import ConfigError
+from eddy_mesh.listening import endpoint
 from eddy_mesh.topology.checks import mistakes_in_manifest, read
 from eddy_mesh.topology.manifest import labels_of, wanted
 from eddy_mesh.topology.placement import HostThere, place
@@ -273,3 +275,79 @@ def test_the_schema_knows_what_can_be_written() -> None:
         "out_edges",
     }
     assert all(f"#/$defs/{name}" not in text for name in ("InEdge", "OutEdge", "Partition"))
+
+
+BROKEN = """
+[agents.in]
+type = "normalizer"
+source = "json_lines"
+hots = "h"
+config = { listen = ["127.0.0.1:1x"] }
+[agents.part]
+type = "transformer"
+cooking = "reorder"
+host = "h"
+procces = "own"
+partition = "source.pi"
+[agents.keep]
+type = "archive"
+host = "h"
+[edges.cooked]
+form = "inn"
+to = "part"
+statement = "SELECT sorce.ip"
+[edges.kept]
+from = "part"
+to = "kep"
+delivery = "durabel"
+[edges.odd]
+from = 1
+to = "kep"
+select = "SELECT sorce.port"
+"""
+HINTS = (
+    ("agents.in", "did you mean host?"),
+    ("agents.in.config: listen", "'127.0.0.1:1x' is no endpoint"),
+    ("agents.part", "did you mean process?"),
+    ("agents.part: partition", "did you mean source.ip?"),
+    ("edges.cooked", "did you mean from?"),
+    ("edges.cooked", "from is missing"),
+    ("edges.cooked: from", "did you mean in?"),
+    ("edges.cooked: statement", "did you mean source.ip?"),
+    ("edges.kept: to", "did you mean keep?"),
+    ("edges.kept: delivery", "'durabel' does not fit: did you mean durable? possible are durable, live"),
+    ("edges.odd: from", "1 does not fit"),
+    ("edges.odd", "unknown key 'select'"),
+    ("edges.odd: statement", "did you mean source.port?"),
+    ("edges.odd: to", "did you mean keep?"),
+)
+
+
+def test_a_table_with_a_mistake_is_looked_at_further() -> None:
+    """So that one look is enough; and no mistake is made of another, as that an edge with a slip would not be there."""
+    found = mistakes(BROKEN)
+    for where, hint in HINTS:
+        assert [line for line in found if line.startswith(f"t.toml: {where}: ") and hint in line], (where, hint, found)
+    assert len(found) == len(HINTS), "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_right"),
+    [
+        ("*:5514", True),
+        (":5514", True),
+        ("localhost:0", True),
+        ("[2001:db8::1]:514", True),
+        ("192.0.2.1:65535", True),
+        ("192.0.2.1:65536", False),
+        ("192.0.2.1", False),
+        ("192.0.2:5514", False),
+        ("*:", False),
+    ],
+)
+def test_what_a_source_listens_on_is_an_endpoint(text: str, is_right: bool) -> None:
+    """Found before a source that runs is replaced, by the rules by which it listens."""
+    manifest = ENDS.replace('source = "syslog"\n', f'source = "syslog"\nconfig = {{ listen_tcp = ["{text}"] }}\n')
+    assert bool(mistakes(manifest)) != is_right
+    with nullcontext() if is_right else pytest.raises(ConfigError):
+        endpoint(text)

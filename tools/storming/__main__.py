@@ -23,7 +23,7 @@ import numpy.typing as npt
 import report as telling
 from accounts import Audit, contents, moved, statuses, waiting, watch
 from changes import Storm
-from manifests import SINKS, Topology, first
+from manifests import SINKS, first
 from networks import Place, network
 from processes import EDGES, HUB, Started, StormError, send, started
 
@@ -120,7 +120,7 @@ async def _storm(
     audit.look(await statuses(mesh))
     (running.state / "ledgers.txt").write_text("\n".join(f"{key}: {ledger}" for key, ledger in audit.ledgers.items()))
     problems += [f"{name} has ended" for name in running.ended()]
-    if error := await storm.apply(_read(storm), "read the sinks"):
+    if error := await storm.apply(replace(storm.topology, is_read=True), "read the sinks"):
         problems.append(f"the sinks can not be read: {error}")
     numbers = _numbers(list(sent.values()))
     sinks = [
@@ -143,10 +143,6 @@ async def _storm(
         unbalanced=audit.unbalanced,
         problems=problems,
     )
-
-
-def _read(storm: Storm) -> Topology:
-    return replace(storm.topology, is_read=True)
 
 
 def _places(storm: Storm, name: str) -> list[str]:

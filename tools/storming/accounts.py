@@ -48,13 +48,11 @@ class Audit:
     checked: int = 0
     unbalanced: list[str] = field(default_factory=list)
     ledgers: dict[tuple[str, int, str], Ledger] = field(default_factory=dict)
-    hosts: dict[str, int] = field(default_factory=dict)
 
     def look(self, statuses: Iterable[Status]) -> None:
         """Check every edge."""
         self.looks += 1
         for status in statuses:
-            self.hosts[status.host] = status.started_ns
             for ledger in status.edges:
                 self.checked += 1
                 if not ledger.balanced and len(self.unbalanced) < 20:

@@ -26,11 +26,12 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from eddy_agents.detection.contacts import integers, times_of
+from eddy_agents.detection.contacts import started_ns
 from eddy_agents.detection.windows import EventClock, Positive, Table, eviction_notice, span_text
 from eddy_mesh.agent import Draft, Example, Result, draft_of
 from eddy_mesh.batch import EXTRA, Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.selection.lookup import integers
 
 INPUT: Final = (
     "SELECT id, occurred, observed, host, event.category, event.outcome, event.action, event.type, source.ip,"
@@ -189,7 +190,7 @@ class Detector:
 
     def on_batch(self, batch: Batch, now_ns: int) -> Result:
         """Take events about logins; return what was recognised, has succeeded or has ended."""
-        times = times_of(batch, now_ns)
+        times = started_ns(batch, now_ns)
         seen_ns = self._clock.observe(times, now_ns)
         ports, repeated = integers(batch, "source.port"), integers(batch, "syslog.repeated")
         rows: list[dict[str, Value]] = []

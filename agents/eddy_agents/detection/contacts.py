@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from eddy_agents.detection.windows import mixed
-from eddy_mesh.batch import EXTRA, Batch
+from eddy_mesh.batch import Batch
 from eddy_mesh.cer import Value
-from eddy_mesh.columns import Addresses, Column, Constant, Index, Maps, Numbers, address_halves, nulls_of
+from eddy_mesh.columns import Addresses, Constant, Index, address_halves, nulls_of
 from eddy_mesh.fields import field as registered
 from eddy_mesh.registry.protocols import protocol_name
+from eddy_mesh.selection.lookup import field_column, integers
 
 Integers = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.uint64]
@@ -63,7 +64,6 @@ _FROM: Final = "FROM network.netflow.*, network.packet WHERE stage = 'cooked' AN
 INPUT: Final = f"SELECT {', '.join(FIELDS)} {_FROM}"
 """Statement for the events that `contacts_of` understands."""
 
-_LIMIT: Final = 2**62
 _MAX_PACKETS: Final = 2**32
 """More packets of one flow are not believed, so that sums of them can not overflow."""
 
@@ -159,7 +159,7 @@ def contacts_of(batch: Batch, now_ns: int) -> Contacts:
     flags = integers(batch, "netflow.tcpControlBits")
     if batch.kind.type != "packet":
         flags = np.where(flags == 0, ABSENT, flags)
-    times = times_of(batch, now_ns)
+    times = started_ns(batch, now_ns)
     ids = batch.ids()
     every = Contacts(
         source,
@@ -191,7 +191,7 @@ def nothing() -> Contacts:
     return _NOTHING
 
 
-def times_of(batch: Batch, now_ns: int) -> Integers:
+def started_ns(batch: Batch, now_ns: int) -> Integers:
     """Return when each event happened, ns since 1970 UTC: its start, else when it occurred or was observed, else now.
 
     No time is later than now: a clock that runs ahead must not close the windows of all others.
@@ -200,21 +200,6 @@ def times_of(batch: Batch, now_ns: int) -> Integers:
     for name in ("event.start", "occurred", "observed"):
         times = np.where(times < 0, integers(batch, name), times)
     return np.where(times < 0, now_ns, np.minimum(times, now_ns))
-
-
-def integers(batch: Batch, name: str) -> Integers:
-    """Return the numbers of a field, `ABSENT` where an event has none; a number beyond 2**62 counts as 2**62."""
-    column = batch.columns.get(name)
-    if column is None and EXTRA in batch.columns:
-        return _each(_from_extra(batch.columns[EXTRA], name))
-    if isinstance(column, Numbers) and column.values.dtype.kind in "iu":
-        limited = np.minimum(column.values, _LIMIT) if column.values.dtype.itemsize == 8 else column.values
-        return np.where(nulls_of(column), ABSENT, limited.astype(np.int64))
-    if isinstance(column, Constant):
-        return np.full(batch.count, _each([column.value])[0], np.int64)
-    if isinstance(column, Maps):
-        return _each([column.at(row) for row in range(len(column))])
-    return np.full(batch.count, ABSENT, np.int64)
 
 
 def packed_ids(ids: Rows) -> bytes:
@@ -269,21 +254,17 @@ def _packets(batch: Batch) -> Integers:
     return np.where(counts == 0, 1, counts)
 
 
-# --- columns of any kind -----------------------------------------------------------------------------------------
+# --- addresses of any column -----------------------------------------------------------------------------------------
 
 
 def _halves(batch: Batch, name: str) -> tuple[Rows, Mask]:
-    column = batch.columns.get(name)
+    column = field_column(batch, name)
     if isinstance(column, Addresses):
         return column.wide().values.astype(np.uint64), ~nulls_of(column)
-    if column is None and EXTRA in batch.columns:
-        values = _from_extra(batch.columns[EXTRA], name)
-    elif isinstance(column, Constant):
+    if isinstance(column, Constant):
         halves, has = _parsed([column.value])
         return np.repeat(halves, batch.count, axis=0), np.repeat(has, batch.count)
-    else:
-        values = [None if column is None else column.at(row) for row in range(batch.count)]
-    return _parsed(values)
+    return _parsed([column.at(row) for row in range(batch.count)])
 
 
 def _parsed(values: list[Value]) -> tuple[Rows, Mask]:
@@ -296,13 +277,3 @@ def _parsed(values: list[Value]) -> tuple[Rows, Mask]:
             continue
         has[row] = isinstance(value, str)
     return halves, has
-
-
-def _each(values: list[Value]) -> Integers:
-    limited = [max(ABSENT, min(v, _LIMIT)) if type(v) is int else ABSENT for v in values]
-    return np.array(limited, np.int64)
-
-
-def _from_extra(column: Column, name: str) -> list[Value]:
-    held = (column.at(row) for row in range(len(column)))
-    return [members.get(name) if isinstance(members, dict) else None for members in held]  # type: ignore[misc]

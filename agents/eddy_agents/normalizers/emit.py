@@ -56,8 +56,7 @@ class Source:
     async def run(self, outlet: Cell) -> None:
         """Take messages until cancelled."""
         waiting: asyncio.Queue[Message] = asyncio.Queue(MAX_WAITING)
-        subject = f"{subjects.escape(outlet.backplane)}.emit.>"
-        subscription = await outlet.bus.subscribe(subject, waiting.put, queue=QUEUE)
+        subscription = await outlet.bus.subscribe(subjects.emit_all(outlet.backplane), waiting.put, queue=QUEUE)
         try:
             while True:
                 message = await waiting.get()
@@ -68,7 +67,7 @@ class Source:
             await subscription.unsubscribe()
 
     async def _take(self, outlet: Cell, message: Message) -> dict[str, object]:
-        type_name = ".".join(map(subjects.unescape, message.subject.split(".")[2:]))
+        type_name = subjects.parse_emit(message.subject)
         lines = [line.removesuffix(b"\r") for line in message.data.split(b"\n") if line.strip()]
         longest = max(map(len, lines), default=0)
         if longest > self._config.max_line_bytes:

@@ -26,13 +26,13 @@ from eddy_agents.wire.udp_payloads import RAW_KINDS, UdpPayloads, drafts_of
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.checkpoint import CheckpointFile
 from eddy_mesh.columns import Bytes, Column, Constant, Numbers, pack
 from eddy_mesh.errors import ConfigError, WireError
 
 OUTPUT: Final = Kind(Stage.RAW, EventClass.NETWORK, "packet")
 
 _READ_BYTES: Final = 512 * 1024
-_CHECKPOINT: Final = "pcap.json"
 _CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
 """Most bytes that are read again after a crash; a checkpoint waits until the agents behind have caught up."""
 
@@ -67,6 +67,12 @@ class Progress(msgspec.Struct, frozen=True):
     packets: int
 
 
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What a restart finds: how much was taken in of each file, by its path."""
+
+    files: dict[str, Progress] = {}
+
+
 class Source:
     """Reads capture files in order of their names."""
 
@@ -85,24 +91,27 @@ class Source:
             ConfigError: no file has a configured name.
             OSError: a file can not be read.
         """
-        self._progress = await asyncio.to_thread(_load, outlet.state / _CHECKPOINT)
+        kept = CheckpointFile(outlet, Checkpoint)
+        self._progress = dict(kept.found.files) if kept.found else {}
         files = await asyncio.to_thread(_matching, self._config.paths)
         for number, path in enumerate(files):
             capture = _Capture(path, self._ports, self._progress.get(str(path)))
             with await asyncio.to_thread(path.open, "rb") as file:
                 capture.inode = (await asyncio.to_thread(path.stat)).st_ino
-                await self._read(capture, file, outlet, follow=self._config.follow and number == len(files) - 1)
+                await self._read(capture, file, outlet, kept, follow=self._config.follow and number == len(files) - 1)
 
-    async def _read(self, capture: _Capture, file: BinaryIO, outlet: Outlet, *, follow: bool) -> None:
+    async def _read(
+        self, capture: _Capture, file: BinaryIO, outlet: Outlet, kept: CheckpointFile[Checkpoint], *, follow: bool
+    ) -> None:
         try:
             while await self._take(capture, file, outlet) or follow:
-                await self._checkpoint(capture, outlet)
+                await self._checkpoint(capture, kept)
                 await asyncio.sleep(self._config.poll_s if follow else 0)
             capture.reader.close()
         except WireError as damage:
             outlet.lost("damaged_capture", 1)
             outlet.notice("capture_damaged", **{"log.file.path": str(capture.path), "error.message": str(damage)})
-        await self._checkpoint(capture, outlet)
+        await self._checkpoint(capture, kept)
         capture.datagrams.close()
         for reason, count in capture.datagrams.lost.items():
             outlet.lost(reason, count)
@@ -117,12 +126,10 @@ class Source:
             capture.emitted = capture.progress
         return size > 0
 
-    async def _checkpoint(self, capture: _Capture, outlet: Outlet) -> None:
-        if self._progress.get(str(capture.path)) == capture.emitted or not capture.is_ahead:
-            return
-        await outlet.settled()
-        self._progress[str(capture.path)] = capture.emitted
-        await asyncio.to_thread(_save, outlet.state / _CHECKPOINT, self._progress)
+    async def _checkpoint(self, capture: _Capture, kept: CheckpointFile[Checkpoint]) -> None:
+        if capture.is_ahead:
+            self._progress[str(capture.path)] = capture.emitted
+            await kept.keep(Checkpoint(dict(self._progress)))
 
 
 class _Capture:
@@ -229,18 +236,3 @@ def _matching(paths: Sequence[str]) -> list[Path]:
             raise ConfigError([f"paths: no capture file {name!r}; give the path of a pcap or pcapng file"])
         files |= dict.fromkeys(found)
     return list(files)
-
-
-def _load(checkpoint: Path) -> dict[str, Progress]:
-    """Return what was taken in so far; nothing where no checkpoint can be read, which repeats events but loses none."""
-    try:
-        return msgspec.json.decode(checkpoint.read_bytes(), type=dict[str, Progress])
-    except (FileNotFoundError, msgspec.DecodeError):
-        return {}
-
-
-def _save(checkpoint: Path, progress: dict[str, Progress]) -> None:
-    """Write the checkpoint so that a crash leaves the old or the new one."""
-    fresh = checkpoint.with_suffix(".new")
-    fresh.write_bytes(msgspec.json.encode(progress))
-    fresh.replace(checkpoint)

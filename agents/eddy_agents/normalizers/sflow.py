@@ -8,7 +8,6 @@ Source: sFlow version 5 (sflow.org, July 2004), IANA port 6343.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Annotated
 
 import msgspec
@@ -16,8 +15,8 @@ import msgspec
 from eddy_mesh.agent import Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.cer import EventClass, Stage
-from eddy_mesh.datagrams import take_in
-from eddy_mesh.listening import Binding, PortTaken, bind
+from eddy_mesh.datagrams import listen_in
+from eddy_mesh.listening import Binding, PortTaken
 
 OUTPUT = Kind(Stage.RAW, EventClass.NETWORK, "sflow")
 MEDIA_TYPE = "application/x-sflow"
@@ -54,6 +53,4 @@ class Source:
         """
         config = self._config
         binding = Binding("udp", config.port_taken, config.fallback_ports, config.reuse_port)
-        with ExitStack() as opened:
-            sockets = [opened.enter_context(bind(listen, binding, outlet)) for listen in config.listen]
-            await take_in(sockets, outlet, OUTPUT, MEDIA_TYPE)
+        await listen_in(config.listen, binding, outlet, OUTPUT, MEDIA_TYPE)

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.reworking.keys import Hashes, mixed
 from eddy_mesh.columns import Index
+from eddy_mesh.hashing import Hashes, mixed
 
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

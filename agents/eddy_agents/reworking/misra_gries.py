@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.reworking.keys import Hashes
+from eddy_mesh.hashing import Hashes
 
 
 class Summary:

@@ -6,17 +6,18 @@ What may live here: what all of them do alike to the events that they let throug
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.detection.contacts import integers
-from eddy_mesh.agent import Draft, Refusal, draft_of
+from eddy_mesh.agent import Draft, Output, Refusal, draft_of
 from eddy_mesh.batch import EXTRA, Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columns import Bytes, Column, Ids, Index, Maps, Numbers
+from eddy_mesh.selection.lookup import integers
 
 BY_STATEMENT: Final[tuple[str, ...]] = ()
 """``INPUT`` of a cooking that takes whatever ``subscribe`` or an edge of the topology gives it."""
@@ -35,6 +36,47 @@ TypeName = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9_-]{1,64}(\.[a-z0-9_-]
 """Type of events, or nothing."""
 
 NS: Final = 1_000_000_000
+
+
+class Rest(StrEnum):
+    """What becomes of events that a cooking does not rework."""
+
+    PASS = "pass"  # noqa: S105  # no password
+    DROP = "drop"
+
+
+class Bounds:
+    """Which bounds of a cooking were reached: an operator is told with notices, once a tick.
+
+    Args:
+        cooking: which one.
+        advice: for each name of what can happen, such as ``held_too_many``, what becomes of the events and what to do.
+    """
+
+    def __init__(self, cooking: str, advice: Mapping[str, str]) -> None:
+        self._cooking = cooking
+        self._advice = advice
+        self._counts = dict.fromkeys(advice, 0)
+
+    def add(self, action: str, count: int) -> None:
+        """Count events that a bound concerns; ``action`` is one of those with an advice."""
+        self._counts[action] += count
+
+    def notices(self) -> list[Output]:
+        """Return a notice for each bound that was reached since the last call."""
+        reached = [(action, count) for action, count in self._counts.items() if count]
+        self._counts = dict.fromkeys(self._advice, 0)
+        return [draft_of(NOTICE, [self._row(action, count)]) for action, count in reached]
+
+    def _row(self, action: str, count: int) -> dict[str, Value]:
+        return {
+            "event.action": action,
+            "agent.type": self._cooking,
+            "edge.reason": action,
+            "edge.count": count,
+            "level": 4,
+            "message": f"{self._cooking}: {count} {self._advice[action]}",
+        }
 
 
 def kind_of(kind: Kind, as_type: str) -> Kind:
@@ -110,25 +152,6 @@ def spread(column: Maps, index: Index) -> Maps:
     data = np.frombuffer(column.data, np.uint8)[places].tobytes()
     nulls = None if column.nulls is None else column.nulls[index]
     return Maps(offsets.astype(np.uint32), data, nulls if nulls is not None and nulls.any() else None)
-
-
-def notice(cooking: str, action: str, count: int, advice: str) -> Draft:
-    """Return the event that tells an operator that a bound was reached.
-
-    Args:
-        cooking: which one.
-        action: constant name of what happened, such as ``held_too_many``.
-        count: how many events it concerns.
-        advice: what happened to them and what to do.
-    """
-    row: dict[str, Value] = {
-        "event.action": action,
-        "agent.type": cooking,
-        "edge.reason": action,
-        "edge.count": count,
-        "level": 4,
-    }
-    return draft_of(NOTICE, [{**row, "message": f"{cooking}: {count} {advice}"}])
 
 
 def steps_of(batch: Batch) -> int:

@@ -30,12 +30,12 @@ from eddy_agents.detection.windows import EventClock
 from eddy_agents.reworking.passing import (
     BY_STATEMENT,
     NS,
+    Bounds,
     Count,
     Every,
     TypeName,
     admitted,
     kind_of,
-    notice,
     steps_of,
     times_of,
 )
@@ -54,6 +54,7 @@ from eddy_mesh.selection.values import comparable
 
 INPUT: Final = BY_STATEMENT
 
+_ADVICE: Final = {"left_out": "events were left out, too late or of too many groups: raise lateness_s or max_groups"}
 _MAX_KINDS: Final = 64
 _VOLUMES: Final = {"network.bytes": "sum(network.bytes)", "network.packets": "sum(network.packets)"}
 
@@ -92,7 +93,7 @@ class Cooking:
         self._plan = plan_of(config)
         self._clock = EventClock()
         self._sums: dict[Kind, _Sums] = {}
-        self._untold = 0
+        self._bounds = Bounds("aggregate", _ADVICE)
 
     def on_batch(self, batch: Batch, now_ns: int) -> Result:
         """Take in events; return the windows that are over."""
@@ -106,17 +107,12 @@ class Cooking:
         if sums is None and len(self._sums) < _MAX_KINDS:
             sums = self._sums[kind] = _Sums(self._config, self._plan)
         left_out = taken.count if sums is None else sums.add(taken, times, now_ns)
-        self._untold += left_out
+        self._bounds.add("left_out", left_out)
         return Result(self._closed(now_ns), refusals, left_out)
 
     def on_tick(self, now_ns: int) -> Result:
         """Return the windows that are over; tell what was left out."""
-        outputs = self._closed(now_ns)
-        count, self._untold = self._untold, 0
-        if count:
-            advice = "events were left out, too late or of too many groups: raise lateness_s or max_groups"
-            outputs.append(notice("aggregate", "left_out", count, advice))
-        return Result(outputs)
+        return Result([*self._closed(now_ns), *self._bounds.notices()])
 
     def _closed(self, now_ns: int) -> list[Output]:
         time_ns = self._clock.at(now_ns)

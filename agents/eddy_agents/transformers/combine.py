@@ -22,23 +22,23 @@ Source: the interval join of stream processing: Kang, Naughton, Viglas, "Evaluat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.reworking.keys import FLOW, Hashes, hashes
+from eddy_agents.reworking.keys import FLOW, hashes
 from eddy_agents.reworking.passing import (
     BY_STATEMENT,
     NS,
+    Bounds,
     Count,
+    Rest,
     Seconds,
     TypeName,
     admitted,
     id_rows,
-    notice,
     parents_column,
     passed,
     times_of,
@@ -49,20 +49,19 @@ from eddy_mesh.cer import Value
 from eddy_mesh.columns import Column, Index, Numbers
 from eddy_mesh.errors import ConfigError
 from eddy_mesh.fields import field
+from eddy_mesh.hashing import Hashes
 from eddy_mesh.rows import column_for
 from eddy_mesh.selection.lookup import field_column
 
 INPUT: Final = BY_STATEMENT
 
+_ADVICE: Final = {
+    "unmatched": "events found none of the other flow and were left out, as unmatched says",
+    "others_forgotten": "events of the other flow were forgotten early: raise max_held or lower wait_s",
+    "held_too_many": "events did not wait for the other flow: raise max_held or lower wait_s",
+}
 _TIME_BITS: Final = np.int64(42)
 _TIME_MAX: Final = (1 << 41) - 1
-
-
-class Rest(StrEnum):
-    """What becomes of events that are not combined."""
-
-    PASS = "pass"  # noqa: S105  # no password
-    DROP = "drop"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,7 +117,7 @@ class Cooking:
         self._other_keys = other_keys
         self._waiting: list[_Held] = []
         self._others: list[_Held] = []
-        self._told: dict[str, int] = {}
+        self._bounds = Bounds("combine", _ADVICE)
 
     def on_batch(self, batch: Batch, now_ns: int) -> Result:
         """Take in events of either flow; return what is due."""
@@ -140,22 +139,20 @@ class Cooking:
         """Return what has waited long enough; tell what was left out."""
         outputs = self._due(now_ns)
         self._forget(now_ns)
-        outputs += [notice("combine", reason, count, _ADVICE[reason]) for reason, count in self._told.items()]
-        self._told = {}
-        return Result(outputs)
+        return Result([*outputs, *self._bounds.notices()])
 
     def _forget(self, now_ns: int) -> None:
         """Keep of the other flow what may still fit, and not too much of it."""
         kept_ns = round((self._config.wait_s + self._config.within_s) * NS) + 2 * NS
         self._others = [held for held in self._others if held.arrived_ns > now_ns - kept_ns]
         while len(self._others) > 1 and _events(self._others) > self._config.max_held:
-            self._tell("others_forgotten", self._others.pop(0).batch.count)
+            self._bounds.add("others_forgotten", self._others.pop(0).batch.count)
 
     def _due(self, now_ns: int) -> list[Output]:
         wait_ns = round(self._config.wait_s * NS)
         due = [held for held in self._waiting if held.arrived_ns <= now_ns - wait_ns]
         if _events(self._waiting) > self._config.max_held:
-            self._tell("held_too_many", _events(self._waiting) - _events(due))
+            self._bounds.add("held_too_many", _events(self._waiting) - _events(due))
             due = self._waiting
         elif due and not self._waiting[0].arrived_ns <= now_ns - wait_ns - NS // 2:
             return []  # once in half a second is enough
@@ -181,7 +178,7 @@ class Cooking:
         matched = fitting >= 0
         index = np.arange(batch.count)
         if self._config.unmatched is Rest.DROP:
-            self._tell("unmatched", int((~matched).sum()))
+            self._bounds.add("unmatched", int((~matched).sum()))
             index = np.flatnonzero(matched)
         if not len(index):
             return None
@@ -197,17 +194,6 @@ class Cooking:
             before, columns = field_column(batch, name), [field_column(one.batch, other_name) for one in self._others]
             changed[name] = column_for(name, _values(before, index, columns, fitting))
         return passed(batch, index, as_type, changed | {"parents": parents_column(ids, 1 + matched)})
-
-    def _tell(self, reason: str, count: int) -> None:
-        if count:
-            self._told[reason] = self._told.get(reason, 0) + count
-
-
-_ADVICE: Final = {
-    "unmatched": "events found none of the other flow and were left out, as unmatched says",
-    "others_forgotten": "events of the other flow were forgotten early: raise max_held or lower wait_s",
-    "held_too_many": "events did not wait for the other flow: raise max_held or lower wait_s",
-}
 
 
 def _events(held: list[_Held]) -> int:

@@ -31,16 +31,16 @@ import msgspec
 import numpy as np
 
 from eddy_agents.reworking.flow_groups import Integers, Mask, Settled, companies, groups_of, settled
-from eddy_agents.reworking.keys import FLOW, Hashes, among, hashes
+from eddy_agents.reworking.keys import FLOW, among, hashes
 from eddy_agents.reworking.passing import (
     BY_STATEMENT,
     NS,
+    Bounds,
     Count,
     Seconds,
     TypeName,
     admitted,
     id_rows,
-    notice,
     parents_column,
     passed,
     spread,
@@ -51,9 +51,15 @@ from eddy_mesh.batch import Batch
 from eddy_mesh.cer import Value
 from eddy_mesh.columnize import any_column
 from eddy_mesh.columns import Column, Index, Maps, Numbers
+from eddy_mesh.hashing import Hashes
 from eddy_mesh.selection.lookup import field_column
 
 INPUT: Final = BY_STATEMENT
+
+_ADVICE: Final = {
+    "forgotten_early": "keys were forgotten early, repeats of them pass: raise max_held or lower wait_s",
+    "held_too_many": "records did not wait for repeats: raise max_held or lower wait_s",
+}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +85,8 @@ class Cooking:
     """Events → those that are no repeats."""
 
     def __init__(self, config: Config) -> None:
-        self._way: _Flows | _Repeats = _Repeats(config) if config.fields else _Flows(config)
+        self._bounds = Bounds("deduplicate", _ADVICE)
+        self._way: _Flows | _Repeats = (_Repeats if config.fields else _Flows)(config, self._bounds)
 
     def on_batch(self, batch: Batch, now_ns: int) -> Result:
         """Take in events; return those that are due or are no repeats."""
@@ -88,8 +95,8 @@ class Cooking:
         return Result(outputs, refusals, filtered)
 
     def on_tick(self, now_ns: int) -> Result:
-        """Return flows that have waited long enough, forget what is old."""
-        return Result(self._way.settle(now_ns))
+        """Return flows that have waited long enough, forget what is old; tell what could not be held."""
+        return Result([*self._way.settle(now_ns), *self._bounds.notices()])
 
 
 # --- events that are equal in chosen fields --------------------------------------------------------------------------
@@ -98,11 +105,11 @@ class Cooking:
 class _Repeats:
     """The keys that were seen lately, and when."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, bounds: Bounds) -> None:
         self._config = config
+        self._bounds = bounds
         self._keys: Hashes = np.zeros(0, np.uint64)  # ascending
         self._seen_ns: Integers = np.zeros(0, np.int64)
-        self._forgotten = 0
 
     def take(self, batch: Batch, now_ns: int) -> tuple[list[Output], int]:
         """Return the events that are no repeats, and how many are."""
@@ -126,15 +133,13 @@ class _Repeats:
             return
         newest = np.sort(np.argsort(self._seen_ns, kind="stable")[count - self._config.max_held * 7 // 8 :])
         self._keys, self._seen_ns = self._keys[newest], self._seen_ns[newest]
-        self._forgotten += count - len(newest)
+        self._bounds.add("forgotten_early", count - len(newest))
 
     def settle(self, now_ns: int) -> list[Output]:
-        """Forget what is old; tell what had to be forgotten before its time."""
+        """Forget what is old; nothing is due."""
         recent = self._seen_ns > now_ns - round(self._config.wait_s * NS)
         self._keys, self._seen_ns = self._keys[recent], self._seen_ns[recent]
-        count, self._forgotten = self._forgotten, 0
-        advice = "keys were forgotten early, repeats of them pass: raise max_held or lower wait_s"
-        return [notice("deduplicate", "forgotten_early", count, advice)] if count else []
+        return []
 
 
 # --- flows -----------------------------------------------------------------------------------------------------------
@@ -162,12 +167,12 @@ class _Held:
 class _Flows:
     """Records of flows that wait for the same flow from other exporters."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, bounds: Bounds) -> None:
         self._config = config
+        self._bounds = bounds
         self._wait_ns = round(config.wait_s * NS)
         self._held: list[_Held] = []
         self._count = 0
-        self._hurried = 0
 
     def take(self, batch: Batch, now_ns: int) -> tuple[list[Output], int]:
         """Take in records; return those of flows that are due, and how many records were left out at once: none."""
@@ -178,19 +183,12 @@ class _Flows:
             self._held.append(_Held(batch, now_ns, keys, observers, starts, ends))
             self._count += batch.count
         if self._count > self._config.max_held:
-            self._hurried += self._count
+            self._bounds.add("held_too_many", self._count)
             return self._out(now_ns), 0
-        return self._due(now_ns), 0
+        return self.settle(now_ns), 0
 
     def settle(self, now_ns: int) -> list[Output]:
-        """Return the records of flows that are due; tell what could not wait."""
-        outputs = self._due(now_ns)
-        count, self._hurried = self._hurried, 0
-        advice = "records did not wait for repeats: raise max_held or lower wait_s"
-        return [*outputs, notice("deduplicate", "held_too_many", count, advice)] if count else outputs
-
-    def _due(self, now_ns: int) -> list[Output]:
-        """Look at what waits, once in `wait_s`: each record is looked at twice."""
+        """Return the records of flows that are due; look at what waits once in `wait_s`: at each record twice."""
         if self._held and self._held[0].arrived_ns <= now_ns - 2 * self._wait_ns:
             return self._out(now_ns - self._wait_ns)
         return []

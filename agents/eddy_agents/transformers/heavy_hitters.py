@@ -25,20 +25,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.detection.contacts import integers
 from eddy_agents.detection.windows import EventClock
-from eddy_agents.reworking.keys import Hashes, among, hashes
+from eddy_agents.reworking.keys import among, hashes
 from eddy_agents.reworking.misra_gries import Summary
 from eddy_agents.reworking.passing import (
     BY_STATEMENT,
     NS,
+    Bounds,
     Count,
     Every,
     TypeName,
     admitted,
     exact_sum,
     kind_of,
-    notice,
     passed,
     steps_of,
     times_of,
@@ -46,9 +45,12 @@ from eddy_agents.reworking.passing import (
 from eddy_mesh.agent import Example, Output, Result, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import Value
+from eddy_mesh.hashing import Hashes
+from eddy_mesh.selection.lookup import integers
 
 INPUT: Final = BY_STATEMENT
 
+_ADVICE: Final = {"held_too_many": "events were added up before the window was over: raise max_held or lower every_s"}
 _MAX_WEIGHT: Final = 1 << 40
 """A heavier event is not believed; sums of weights stay exact in doubles for 8,000 of them."""
 
@@ -111,7 +113,7 @@ class Cooking:
         self._every_ns = config.every_s * NS
         self._clock = EventClock()
         self._end_ns = 0
-        self._early = 0
+        self._bounds = Bounds("heavy_hitters", _ADVICE)
         self._begin()
 
     def _begin(self) -> None:
@@ -137,12 +139,7 @@ class Cooking:
 
     def on_tick(self, now_ns: int) -> Result:
         """Return the events of a window that is over; tell which were added up too early."""
-        outputs = self._closed(now_ns)
-        count, self._early = self._early, 0
-        if count:
-            advice = "events were added up before the window was over: raise max_held or lower every_s"
-            outputs.append(notice("heavy_hitters", "held_too_many", count, advice))
-        return Result(outputs)
+        return Result([*self._closed(now_ns), *self._bounds.notices()])
 
     def _weights(self, batch: Batch) -> npt.NDArray[np.float64]:
         if not self._config.weigh:
@@ -195,7 +192,7 @@ class Cooking:
                 remaining.append(replace(held, batch=held.batch.filter(mask), keys=held.keys[mask]))
         before, self._count = self._count, sum(held.batch.count for held in remaining)
         self._held = remaining
-        self._early += before - self._count
+        self._bounds.add("held_too_many", before - self._count)
 
     def _row(self, others: _Others, start_ns: int) -> dict[str, Value]:
         sums: dict[str, Value] = {name: min(total, 2**64 - 1) for name, total in others.sums.items()}

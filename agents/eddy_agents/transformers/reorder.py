@@ -15,7 +15,6 @@ Source: Akidau et al., "The Dataflow Model" (2015), section 2 (watermarks).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -26,12 +25,13 @@ from eddy_agents.detection.windows import EventClock
 from eddy_agents.reworking.passing import (
     BY_STATEMENT,
     NS,
+    Bounds,
     Count,
+    Rest,
     Seconds,
     TypeName,
     admitted,
     kind_of,
-    notice,
     passed,
     times_of,
 )
@@ -41,12 +41,7 @@ from eddy_mesh.columns import Constant
 
 INPUT: Final = BY_STATEMENT
 
-
-class Late(StrEnum):
-    """What becomes of an event that comes too late."""
-
-    PASS = "pass"  # noqa: S105  # no password
-    DROP = "drop"
+_ADVICE: Final = {"held_too_many": "events were given out before their time: raise max_held or lower wait_s"}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +49,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     wait_s: Seconds = 5
     """How long to wait for earlier events, s of the events' time."""
-    late: Late = Late.PASS
+    late: Rest = Rest.PASS
     """What becomes of an event that comes after a later one was given out."""
     max_held: Count = 500_000
     """Most events that wait."""
@@ -84,7 +79,7 @@ class Cooking:
         self._held: list[_Held] = []
         self._count = 0
         self._given_ns = -1  # everything up to then was given out
-        self._hurried = 0
+        self._bounds = Bounds("reorder", _ADVICE)
 
     def on_batch(self, batch: Batch, now_ns: int) -> Result:
         """Take in events; return those that are due, and those that are late."""
@@ -102,25 +97,20 @@ class Cooking:
         if self._count > self._config.max_held:
             waiting = np.sort(np.concatenate([held.times_ns for held in self._held]))
             until_ns = max(int(waiting[len(waiting) // 2]), until_ns)
-            self._hurried += int(np.searchsorted(waiting, until_ns, "right"))
+            self._bounds.add("held_too_many", int(np.searchsorted(waiting, until_ns, "right")))
         elif until_ns < self._given_ns + self._wait_ns // 8:  # looking at all that waits costs more than a batch
             return Result(outputs, refusals, filtered)
         return Result([*outputs, *self._due(until_ns)], refusals, filtered)
 
     def on_tick(self, now_ns: int) -> Result:
         """Return the events that are due; tell which could not wait."""
-        outputs = self._due(self._clock.at(now_ns) - self._wait_ns)
-        count, self._hurried = self._hurried, 0
-        if count:
-            advice = "events were given out before their time: raise max_held or lower wait_s"
-            outputs.append(notice("reorder", "held_too_many", count, advice))
-        return Result(outputs)
+        return Result([*self._due(self._clock.at(now_ns) - self._wait_ns), *self._bounds.notices()])
 
     def _late(self, batch: Batch, mask: npt.NDArray[np.bool_]) -> tuple[list[Output], int]:
         index = np.flatnonzero(mask)
         if not len(index):
             return [], 0
-        if self._config.late is Late.DROP:
+        if self._config.late is Rest.DROP:
             return [], len(index)
         return [passed(batch, index, self._config.as_type, {"rework.late": Constant(True, len(index))})], 0
 

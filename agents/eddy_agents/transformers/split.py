@@ -17,7 +17,6 @@ Source: the same steps elsewhere: Logstash's filter "split", Vector's transform 
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eddy_agents.reworking.keys import hashes
-from eddy_agents.reworking.passing import BY_STATEMENT, Count, TypeName, admitted, notice, passed
+from eddy_agents.reworking.passing import BY_STATEMENT, Bounds, Count, Rest, TypeName, admitted, passed
 from eddy_mesh.agent import Example, Output, Result
 from eddy_mesh.batch import Batch
 from eddy_mesh.cer import Value
@@ -37,12 +36,7 @@ from eddy_mesh.selection.lookup import field_column
 
 INPUT: Final = BY_STATEMENT
 
-
-class Rest(StrEnum):
-    """What becomes of events that the settings do not name."""
-
-    PASS = "pass"  # noqa: S105  # no password
-    DROP = "drop"
+_ADVICE: Final = {"list_too_long": "members of long lists were not made events: raise max_members"}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,7 +72,7 @@ class Cooking:
             hint = nearest(config.into) or "labels.member"
             raise ConfigError([f"split: into: there is no field {config.into!r}: write one such as {hint}"])
         self._config = config
-        self._cut = 0
+        self._bounds = Bounds("split", _ADVICE)
 
     def on_batch(self, batch: Batch, now_ns: int) -> Result:  # noqa: ARG002  # the protocol's
         """Split and route every event of a batch."""
@@ -97,9 +91,7 @@ class Cooking:
 
     def on_tick(self, now_ns: int) -> Result:  # noqa: ARG002  # the protocol's
         """Tell of lists that were too long."""
-        count, self._cut = self._cut, 0
-        advice = "members of long lists were not made events: raise max_members"
-        return Result([notice("split", "list_too_long", count, advice)] if count else ())
+        return Result(self._bounds.notices())
 
     def _split(self, batch: Batch) -> tuple[Index, dict[str, Column]]:
         """Return for each event that goes out the row that it is made of, and the columns that are new."""
@@ -114,7 +106,7 @@ class Cooking:
         places: list[int | None] = []
         for row in range(batch.count):
             held = _listed(column.at(row))
-            self._cut += max(len(held) - config.max_members, 0)
+            self._bounds.add("list_too_long", max(len(held) - config.max_members, 0))
             if held:
                 part = held[: config.max_members]
                 rows += [row] * len(part)

@@ -7,7 +7,7 @@ it does with batches in `eddy_mesh.actor.work`; what surrounds it comes in as `S
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from eddy_mesh.actor.edge import Mailbox
 from eddy_mesh.actor.life import Life
@@ -166,22 +166,25 @@ class Cell(Life):
         oldest_ns = self.mailbox.oldest_ns
         return 0 if oldest_ns is None else max(self.now_ns() - oldest_ns, 0)
 
-    def _detail(self) -> dict[str, object]:
+    def _detail(self, durable: list[Mapping[str, object]]) -> dict[str, object]:
+        ends: dict[str, object] = {"durable_edges": durable} if durable else {}
         if self._task is None:
-            return {}
+            return ends
         try:
-            return dict(self._task.status())
+            return {**self._task.status(), **ends}
         except Exception as error:  # noqa: BLE001  # a defect of one agent must not stop the heartbeat of all
             return {"error": f"{type(error).__name__}: {error}"}
 
     def status(self) -> dict[str, object]:
-        """Return what the heartbeat shows of this agent."""
+        """Return what the heartbeat shows of this agent; why it is in its state, else what its edges wait for."""
+        durable = [told for edge in self.edges if (told := edge.told())]
+        problems = dict.fromkeys(str(told["problem"]) for told in durable if told.get("problem"))
         return {
             "agent": self.name,
             "type": self.kind,
             "host": self.host,
             "state": str(self.state_now),
-            "reason": self.reason,
+            "reason": self.reason or "; ".join(problems),
             "started_ns": self.started_ns,
             "restarts": self.restarts,
             "made": self.made,
@@ -190,5 +193,5 @@ class Cell(Life):
             "queued": sum(ledger.queued for ledger in self.ledgers()),
             "lost": sum(ledger.lost + ledger.failed for ledger in self.ledgers()),
             "edges": self.ledgers(),
-            "detail": self._detail(),
+            "detail": self._detail(durable),
         }

@@ -269,6 +269,10 @@ class Edge:
             self._spill.settled(batch)
         self._completed(batch.count)
 
+    def told(self) -> Mapping[str, object]:
+        """Return what the heartbeat shows of it beside its account, ``problem`` above all; most have nothing to say."""
+        return {}
+
     @property
     def is_through(self) -> bool:
         """Whether nothing more will be offered along it, and nothing of it waits that anybody will handle."""

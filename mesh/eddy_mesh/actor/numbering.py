@@ -36,7 +36,7 @@ class Numbering:
         kind = draft.kind
         producer = self._producers.get(kind)
         if producer is None:
-            name = f"{self._agent}/{kind.stage}.{kind.event_class}.{kind.type}"
+            name = f"{self._agent}/{kind.text}"
             producer = self._producers[kind] = Producer(producer_number(name), self._epoch)
         first = self._next.get(kind, 0)
         self._next[kind] = first + draft.count

@@ -11,14 +11,14 @@ import rich_click as click
 from click.exceptions import Exit
 
 from eddy_mesh.cli.connection import with_mesh
-from eddy_mesh.cli.output import Cell, Column, octets_text, rate_text, tell, write_records, write_table
+from eddy_mesh.cli.output import Cell, Column, octets_text, rate_text, sparing, tell, write_records, write_table
 from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.cli.statuses import FlowStatus, HostStatus, host_statuses, rate, two_samples
 from eddy_mesh.conservation import Ledger
 
 EDGE_COLUMNS = [
-    Column("host"),
-    Column("edge"),
+    Column("host", middle=True),
+    Column("edge", middle=True),
     Column("in", right=True),
     Column("out", right=True),
     Column("filtered", right=True),
@@ -32,14 +32,14 @@ EDGE_COLUMNS = [
 FLOW_COLUMNS = [
     Column("events/s", right=True),
     Column("events", right=True),
-    Column("of", right=True),
-    Column("moved", right=True),
+    Column("of", right=True, spare=True),
+    Column("moved", right=True, spare=True),
     Column("saved", right=True),
     Column("lost"),
     Column("policy", spare=True),
     Column("producers", spare=True),
-    Column("asked for by"),
-    Column("statement"),
+    Column("asked for by", middle=True),
+    Column("statement", middle=True),
 ]
 
 
@@ -49,8 +49,8 @@ def audit(settings: Settings, everything: bool) -> None:
     """Show whether every edge accounts for every event.
 
     On each edge in = out + filtered + dropped + failed + queued. Dropped events are named with their reason. Edges that
-    nothing has reached are left out of the table, unless --all is given. The exit status is 1 where an edge does not
-    balance.
+    nothing has reached are left out of the table, unless --all is given; so are columns of zeros where the line is too
+    short. The exit status is 1 where an edge does not balance.
     """
     hosts = with_mesh(settings, host_statuses)
     edges = [(host.host, ledger) for host in hosts for ledger in host.edges]
@@ -58,7 +58,8 @@ def audit(settings: Settings, everything: bool) -> None:
         write_records([edge_record(host, ledger) for host, ledger in edges])
     else:
         used = [(host, ledger) for host, ledger in edges if everything or is_used(ledger)]
-        write_table(EDGE_COLUMNS, [_edge_cells(host, ledger) for host, ledger in used], colour=settings.colour)
+        rows = [_edge_cells(host, ledger) for host, ledger in used]
+        write_table(sparing(EDGE_COLUMNS, rows), rows, colour=settings.colour)
         if len(used) < len(edges):
             tell(f"{len(edges) - len(used)} edges that nothing has reached are left out: --all shows them")
     tell(balance_text([ledger for _, ledger in edges]))
@@ -162,7 +163,8 @@ class Subscribed(msgspec.Struct, kw_only=True):
 def subscriptions(settings: Settings) -> None:
     """Show who asks for which events, what that moves, and what selecting at the source saves.
 
-    Identical statements share one flow. Rates are taken over one second. Saved is the size of the events that the
+    Identical statements share one flow. Rates are taken over one second. Counts are those of the host processes that
+    are there now, so they become smaller where one ends. Saved is the size of the events that the
     producers looked at, less what they sent: estimated from the size of their batches, encoded whole. Lost are the
     events that a producer could not publish, with the reason, and as gap those that a subscriber says did not arrive.
     In a pipe, and with --json, each flow is one JSON object.
@@ -171,9 +173,12 @@ def subscriptions(settings: Settings) -> None:
     if settings.json or not sys.stdout.isatty():
         write_records([msgspec.to_builtins(flow) for flow in flows])
     else:
-        write_table(FLOW_COLUMNS, [flow_cells(flow) for flow in flows], colour=settings.colour)
+        rows = [flow_cells(flow) for flow in flows]
+        write_table(sparing(FLOW_COLUMNS, rows), rows, colour=settings.colour)
     if not flows:
         tell("nobody asks for anything")
+    elif sys.stdout.isatty():
+        tell("counted by the host processes that are there now: what ended ones counted is not in it")
 
 
 def subscribed(before: Mapping[str, HostStatus], hosts: Sequence[HostStatus]) -> list[Subscribed]:

@@ -15,6 +15,7 @@ from eddy_mesh.cli.output import (
     Column,
     duration_text,
     rate_text,
+    sparing,
     table_text,
     time_of_day,
     write_records,
@@ -40,9 +41,9 @@ STATE_STYLES = {
     "failed": "alarming",
 }
 COLUMNS = [
-    Column("host"),
-    Column("agent"),
-    Column("type", spare=True),
+    Column("host", middle=True),
+    Column("agent", middle=True),
+    Column("type", spare=True, middle=True),
     Column("state"),
     Column("in/s", right=True),
     Column("out/s", right=True),
@@ -103,7 +104,8 @@ def agents(settings: Settings, watch: bool) -> None:
     if settings.json:
         write_records([msgspec.to_builtins(record) for record in records])
         return
-    write_table(COLUMNS, [_cells(record, time_ns()) for record in records], colour=settings.colour)
+    rows = [_cells(record, time_ns()) for record in records]
+    write_table(sparing(COLUMNS, rows), rows, colour=settings.colour)
 
 
 async def _watch(mesh: Mesh, settings: Settings) -> None:

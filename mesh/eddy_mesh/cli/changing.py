@@ -32,11 +32,11 @@ def _how(function: Decorated) -> Decorated:
         click.option("--observe", "observe_s", metavar="S", type=click.FloatRange(0, 3600), default=5.0,
                      show_default=True, help="Observe what was started or changed for so long; 0: not at all."),
         click.option("--watermark", "watermark_s", metavar="TIME", type=Duration(), default="3s", show_default=True,
-                     help="Roll back where a batch waits longer for an agent."),
+                     help="Roll back where a batch waits longer for an agent, and it does not catch up."),
         click.option("--without", metavar="HOST", multiple=True,
                      help="Let a host be that is not there; it takes the record up when it comes."),
         click.option("--why", metavar="TEXT", default="", help="The reason, for the history."),
-        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--yes", is_flag=True, help="Do not ask; without a terminal nothing is asked anyway."),
     )  # fmt: skip
     for option in reversed(options):
         function = option(function)
@@ -116,10 +116,21 @@ def who() -> str:
 
 
 def _change(settings: Settings, verb: str, request: Mapping[str, object], *, yes: bool) -> None:
+    try:
+        _plan_and_follow(settings, verb, request, yes=yes)
+    except EddyError as error:
+        if settings.json:  # so that a program need not read standard error
+            write_records([{"step": "failed", "error": str(error)}])
+        raise
+
+
+def _plan_and_follow(settings: Settings, verb: str, request: Mapping[str, object], *, yes: bool) -> None:
     row = with_mesh(settings, lambda mesh: ask_one(mesh, "plan", request))
     if not settings.json:
         _show_plan(settings, row)
     if not _is_change(row):
+        if settings.json:
+            write_records([{"step": "nothing", "what": "nothing would change", "revision": row["revision_before"]}])
         return
     if missing := texts_of(row, "missing"):
         raise UsageError(

@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 import rich_click as click
 
-from eddy_mesh.config import AgentConfig, HostConfig, NatsConfig, mistakes_in, parse_toml
+from eddy_mesh.config import AgentConfig, HostConfig, NatsConfig, mistakes_in, parse_toml, unknown_name
 from eddy_mesh.discovery import PARTS, Blueprint, blueprint
 from eddy_mesh.errors import ConfigError
 from eddy_mesh.nats_servers import parse_servers
-from eddy_mesh.topology.checks import mistakes_in_manifest
+from eddy_mesh.topology.checks import endpoint_mistakes, mistakes_in_manifest
 from eddy_mesh.topology.edge_checks import fed_blueprint
 from eddy_mesh.topology.manifest import Manifest, config_of, wanted
 
@@ -35,12 +35,15 @@ def check(configs: tuple[Path, ...]) -> None:
 
     Each line has the file, the key, what is wrong, and the nearest right name. Statements and the settings of sources,
     cookings and detectors are looked at too, and the files that these name. A file with the table hosts or edges, or
-    whose agents say where they run, is a topology. Nothing is started, no server is asked.
+    whose agents say where they run, is a topology; a host that its table hosts does not name is warned of. Nothing is
+    started, no server is asked.
     """
     mistakes: list[str] = []
     for config in configs:
         found = mistakes_in_file(config)
         mistakes += found
+        for doubt in doubts_in_file(config):
+            click.echo(f"warning: {doubt}", err=True)
         if not found:
             click.echo(f"{config}: ok, {_contents(parse_toml(config.read_text('utf-8'), str(config)))}")
     if mistakes:
@@ -124,7 +127,8 @@ def _agent_mistakes(table: Mapping[str, object], place: str) -> list[str]:
     if part and part.key in table and part.key not in usable:
         return []
     try:
-        return _building_mistakes(blueprint(agent, place), place)
+        plan = blueprint(agent, place)
+        return endpoint_mistakes(plan, place) + _building_mistakes(plan, place)
     except ConfigError as error:
         return error.mistakes
 
@@ -136,3 +140,21 @@ def _building_mistakes(plan: Blueprint, place: str) -> list[str]:
     except ConfigError as error:
         return [f"{place}.config: {line}" for line in error.mistakes]
     return []
+
+
+def doubts_in_file(path: Path) -> list[str]:
+    """Return a line for each host that agents of a topology name and its table ``hosts`` does not, with the nearest.
+
+    No mistake: whether there is such a host, only the backplane-manager knows. None where the file has no such table.
+    """
+    try:
+        tables = parse_toml(path.read_text("utf-8"), "")
+    except (ConfigError, OSError, UnicodeDecodeError):
+        return []  # a mistake, told as one
+    hosts = _tables(tables.get("hosts"))
+    named = [(name, agent.get("host")) for name, agent in _tables(tables.get("agents")).items()]
+    return [
+        unknown_name(f"{path}: agents.{name}", "host", host, hosts) + " It is right only where a host has that name."
+        for name, host in named
+        if hosts and isinstance(host, str) and host and host not in hosts
+    ]

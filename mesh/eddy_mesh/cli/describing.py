@@ -17,9 +17,9 @@ import click
 import msgspec
 import rich_click
 
-from eddy_mesh import discovery
+from eddy_mesh import discovery, subjects
 from eddy_mesh.agent import Example
-from eddy_mesh.cer import Stage, Value
+from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.cli.output import Cell, Column, printable, write_records, write_table
 from eddy_mesh.cli.settings import Settings
 from eddy_mesh.config import AgentConfig
@@ -116,12 +116,16 @@ def _subjects(one: Described) -> str:
     declared = getattr(one.module, "INPUT", ())
     inputs = [declared] if isinstance(declared, str) else list(declared)
     if one.kind == "cooking":
-        inputs = [f"eddy.event.raw.*.{name}.*" for name in inputs] or ["what subscribe, or an edge, says"]
+        inputs = [_pattern(Stage.RAW, None, name) for name in inputs] or ["what subscribe, or an edge, says"]
     wanted = {"source": (Stage.RAW,), "cooking": (Stage.COOKED,), "detector": (Stage.ANALYZED, Stage.COOKED)}
     kinds = dict.fromkeys(kind for stage in wanted.get(one.kind, ()) for kind in kinds_of(one.module, stage))
     lines = [f"in   {text}" for text in inputs]
-    lines += [f"out  eddy.event.{kind.stage}.{kind.event_class}.{kind.type}.*" for kind in kinds]
+    lines += [f"out  {_pattern(*kind)}" for kind in kinds]
     return "\n".join(lines)
+
+
+def _pattern(stage: Stage, event_class: EventClass | None, type_name: str) -> str:
+    return subjects.events_of(subjects.DEFAULT_BACKPLANE, stage, event_class, type_name)
 
 
 def _configuration(one: Described) -> str:

@@ -40,7 +40,8 @@ def tap(settings: Settings, words: tuple[str, ...], as_csv: bool, count: int | N
 
     STATEMENT selects and projects; without one everything is shown. With SINCE the stored events come first and the
     live ones follow without a gap. On a terminal it is a table, in a pipe NDJSON. With AGENT:in or AGENT:out only what
-    that agent takes in or gives out is shown, raw events too; the agent is not disturbed.
+    that agent takes in or gives out is shown, raw events too; the agent is not disturbed. All instances of an agent of
+    the manifest are shown together, and followed where a change of the topology takes them.
 
     \b
     eddy tap "SELECT source.ip, destination.port FROM network.netflow"
@@ -85,7 +86,7 @@ async def follow(
     end = asyncio.timeout(for_s)
     idle = asyncio.get_running_loop().call_later(IDLE_S, _tell_listening)
     try:
-        async with end, aclosing(mesh.tap(statement, watch=watch)) as events:
+        async with end, aclosing(mesh.tap(statement, watch=watch, on_change=tell)) as events:
             async for event in events:
                 idle.cancel()
                 writer.write(event)
@@ -122,7 +123,8 @@ def lost_on_the_way(mesh: Mesh) -> int:
 def query(settings: Settings, statement: str, archive: str, as_csv: bool) -> None:
     """Show stored events.
 
-    STATEMENT selects and projects, or aggregates. Events come in the order in which they occurred.
+    STATEMENT selects and projects, or aggregates. Events come in the order in which they occurred, each once though
+    several archives hold it. Groups are made by one archive: where there are several, name it with --archive.
 
     \b
     eddy query "SELECT * WHERE user.name = 'root' SINCE '-1h'"

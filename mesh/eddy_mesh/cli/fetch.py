@@ -19,6 +19,7 @@ from eddy_mesh.cli.output import json_line, printable, tell
 from eddy_mesh.cli.parameters import Duration
 from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.errors import UsageError
+from eddy_mesh.select_back import identities
 
 if TYPE_CHECKING:
     from eddy_mesh.api import Event, Fetched
@@ -57,6 +58,7 @@ def fetch(settings: Settings, ids: tuple[str, ...], parents: bool, depth: int, w
     wanted = named(ids)
     if not wanted:
         raise UsageError("no event is named: give ids, or - to read them from standard input")
+    identities(wanted)  # what is no id is refused before anybody is asked
     generations = depth if parents else 0
     found = with_mesh(settings, lambda mesh: mesh.fetch(wanted, depth=generations, timeout_s=wait_s))
     for number, event in enumerate(found.events):

@@ -17,6 +17,7 @@ from eddy_mesh import queries, subjects
 from eddy_mesh.bus import NoResponders
 from eddy_mesh.cli.output import STYLES, printable, write_records
 from eddy_mesh.cli.settings import Settings
+from eddy_mesh.commands import BACKPLANE_MANAGER
 from eddy_mesh.config import parse_toml
 from eddy_mesh.errors import ConfigError, EddyError, UsageError
 from eddy_mesh.task import Answer
@@ -24,11 +25,10 @@ from eddy_mesh.task import Answer
 if TYPE_CHECKING:
     from eddy_mesh.api import Mesh
 
-MANAGER = "backplane_manager"
 ANSWER_S = 10.0
 """Longest wait for the next message: while a step takes long, a manager shows each second that it lives, s."""
 MARK_STYLES = {"+": "good", "-": "warning", ">": "notable", "~": "notable"}
-ENDS = {"applied": "good", "nothing": "quiet"}
+ENDS = {"applied": "good", "refused": "warning", "rolled_back": "warning", "nothing": "quiet"}
 
 
 def manifest_of(path: Path) -> dict[str, object]:
@@ -55,14 +55,14 @@ async def ask(mesh: Mesh, verb: str, request: Mapping[str, object]) -> AsyncGene
         UsageError: none is there, or it refused; its reason is the text.
         BusError: no answer came in time.
     """
-    subject = subjects.query(mesh.backplane, MANAGER, "any", verb)
+    subject = subjects.query(mesh.backplane, BACKPLANE_MANAGER, "any", verb)
     try:
         async for row in queries.ask(mesh.bus, subject, request, timeout_s=ANSWER_S):
             yield row
     except NoResponders:
         raise UsageError(
-            f"no backplane-manager answers on backplane {mesh.backplane}: add an agent of type {MANAGER} to one of its"
-            " host processes"
+            f"no backplane-manager answers on backplane {mesh.backplane}: add an agent of type {BACKPLANE_MANAGER} to"
+            " one of its host processes"
         ) from None
 
 

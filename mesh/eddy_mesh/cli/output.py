@@ -61,12 +61,14 @@ class Column(NamedTuple):
         right: whether its texts end at the same place, as numbers do.
         least: characters that it always has.
         spare: whether it is left out where the line is too short for all.
+        middle: whether a text that is too long loses its middle, as where the end tells rows apart; else its end.
     """
 
     title: str
     right: bool = False
     least: int = 0
     spare: bool = False
+    middle: bool = False
 
 
 # --- characters and units ----------------------------------------------------------------------------------------
@@ -195,7 +197,7 @@ class Table:
         texts = []
         for number, width in zip(shown, widths, strict=True):
             cell, is_last = cells[number], number == shown[-1]
-            text = _placed(cell.text, width, right=self._columns[number].right, pad=not is_last)
+            text = _placed(cell.text, width, self._columns[number], pad=not is_last)
             texts.append(self._styled(text, cell.style))
         self._out.write(GAP.join(texts) + "\n")
         self._lines += 1
@@ -204,13 +206,25 @@ class Table:
         return click.style(text, **STYLES[style]) if self._colour and style else text  # type: ignore[arg-type]
 
 
-def _placed(text: str, width: int, *, right: bool, pad: bool) -> str:
+def _placed(text: str, width: int, column: Column, *, pad: bool) -> str:
     length = cell_len(text)
     if length > width:
-        return set_cell_size(text, max(width - 1, 0)) + "…"
-    if right:
+        after = max(width - 1, 0) // 2 if column.middle else 0
+        return set_cell_size(text, max(width - 1 - after, 0)) + "…" + _end(text, after)
+    if column.right:
         return " " * (width - length) + text
     return text + " " * (width - length) if pad else text
+
+
+def _end(text: str, width: int) -> str:
+    """Return the last ``width`` cells of a text."""
+    return set_cell_size(text[::-1], width)[::-1]
+
+
+def sparing(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> list[Column]:
+    """Return columns of which those that say nothing in any row, or 0, are spare."""
+    said = [any(row[number].text not in {"", "-", "0"} for row in rows) for number in range(len(columns))]
+    return [column if says else column._replace(spare=True) for column, says in zip(columns, said, strict=True)]
 
 
 def chosen(columns: Sequence[Column], widths: Sequence[int], available: int) -> list[int]:

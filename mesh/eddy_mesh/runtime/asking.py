@@ -10,10 +10,10 @@ from typing import Protocol
 
 from eddy_mesh.actor.cell import Cell
 from eddy_mesh.cer import Stage
+from eddy_mesh.commands import SENDER
 from eddy_mesh.config import AgentConfig
 from eddy_mesh.discovery import Blueprint, kinds_of
 from eddy_mesh.runtime.demand import Demand
-from eddy_mesh.runtime.durable.beginning import SENDER
 from eddy_mesh.runtime.router import Router
 
 

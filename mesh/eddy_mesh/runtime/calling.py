@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from eddy_mesh import queries, subjects
 from eddy_mesh.bus import Bus, BusState, Message, NoResponders, Subscription
+from eddy_mesh.commands import AGENT_MANAGER
 from eddy_mesh.errors import BusError, EddyError, UsageError, WireError
 from eddy_mesh.queries import Progress
 from eddy_mesh.topology import telling
@@ -62,8 +63,7 @@ class Caller:
     async def start(self) -> None:
         """Begin to hear heartbeats."""
         self._end_state = self._bus.on_state(self._state)
-        subject = f"{subjects.escape(self._backplane)}.status.*.*"
-        self._subscription = await self._bus.subscribe(subject, self._heard)
+        self._subscription = await self._bus.subscribe(subjects.status_all(self._backplane), self._heard)
 
     async def stop(self) -> None:
         """Hear nothing more."""
@@ -147,7 +147,7 @@ class Caller:
 
     async def _ask(self, call: Call) -> Answered:
         agent = f"{call.host}/{self.presence.manager_of(call.host)}"
-        subject = subjects.query(self._backplane, "agent_manager", agent, call.verb)
+        subject = subjects.query(self._backplane, AGENT_MANAGER, agent, call.verb)
         try:
             asking = queries.ask(self._bus, subject, call.request, timeout_s=self._timeout_s)
             return Answered(call=call, rows=tuple([row async for row in asking]))

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from eddy_mesh.commands import AGENT_MANAGER, DEFAULT_MANAGER
 from eddy_mesh.config import AgentConfig, HostConfig, convert
 from eddy_mesh.errors import ConfigError
 
 INHERITED = ("nats", "state")
 """Keys that a child has from the host process that starts it; nobody else may give them."""
-MANAGER = "agent_manager"
-MANAGER_NAME = "agent-manager"
 
 
 def child_config(name: str, tables: Mapping[str, object], parent: HostConfig, state: str) -> HostConfig:
@@ -50,11 +49,11 @@ def child_config(name: str, tables: Mapping[str, object], parent: HostConfig, st
         raise ConfigError(mistakes)
     inherited = msgspec.to_builtins({"backplane": parent.backplane, "tags": parent.tags, "nats": parent.nats})
     config = convert({**inherited, **tables, "name": name, "state": state}, HostConfig, place)
-    if any(agent.type == MANAGER for agent in config.agents.values()):
+    if any(agent.type == AGENT_MANAGER for agent in config.agents.values()):
         return config
-    if MANAGER_NAME in config.agents:
-        raise ConfigError([f"{place}: agents.{MANAGER_NAME}: is the name of the agent-manager: take another"])
-    return msgspec.structs.replace(config, agents={**config.agents, MANAGER_NAME: AgentConfig(type=MANAGER)})
+    if DEFAULT_MANAGER in config.agents:
+        raise ConfigError([f"{place}: agents.{DEFAULT_MANAGER}: is the name of the agent-manager: take another"])
+    return msgspec.structs.replace(config, agents={**config.agents, DEFAULT_MANAGER: AgentConfig(type=AGENT_MANAGER)})
 
 
 def _nothings(value: object, place: str) -> list[str]:

@@ -16,7 +16,7 @@ from eddy_mesh.commands import State
 REFUSED = 2
 """Exit status of `eddy-agent` when its configuration has mistakes: to try again changes nothing."""
 NO_SERVER = 75
-"""Exit status of a child when no NATS server can be reached: it waits, and that is no crash.
+"""Exit status of a child when a NATS server greets and gives no answer: it waits, and that is no crash.
 
 Source: sysexits.h, EX_TEMPFAIL.
 """

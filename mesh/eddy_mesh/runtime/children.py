@@ -13,27 +13,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 from urllib.parse import quote
 
 import msgspec
 
 from eddy_mesh.config import HostConfig
-from eddy_mesh.discovery import blueprint
+from eddy_mesh.discovery import blueprints
 from eddy_mesh.errors import ConfigError, StoreError
 from eddy_mesh.runtime.child_config import child_config, toml_text
 from eddy_mesh.runtime.child_life import Child, ChildStatus, Notice, Spawn, Surroundings
 from eddy_mesh.runtime.child_process import spawn
-
-
-@runtime_checkable
-class Parent(Protocol):
-    """What a host process shows of itself to who starts children below it."""
-
-    @property
-    def config(self) -> HostConfig:
-        """Its configuration, with its name filled in."""
-        ...
+from eddy_mesh.whole_file import write_whole
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -85,11 +75,10 @@ class Children:
             except ConfigError as error:
                 mistakes += error.mistakes
                 continue
-            for agent, settings in config.agents.items():
-                try:
-                    blueprint(settings, f"children.{name}: agents.{agent}")
-                except ConfigError as error:
-                    mistakes += error.mistakes
+            try:
+                blueprints(config.agents, f"children.{name}: ")
+            except ConfigError as error:
+                mistakes += error.mistakes
         if mistakes:
             raise ConfigError(mistakes)
         return configs
@@ -161,14 +150,8 @@ def _write(path: Path, text: str) -> None:
     Raises:
         StoreError: it can not be written.
     """
-    partial_path = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial_path.unlink(missing_ok=True)
-        with os.fdopen(
-            os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-        ) as file:
-            file.write(text)
-        partial_path.replace(path)
+        write_whole(path, text.encode(), synced=False, mode=0o600)  # written again at every start
     except OSError as error:
         raise StoreError(f"{path}: can not be written: {error}") from None

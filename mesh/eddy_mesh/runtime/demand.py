@@ -29,6 +29,7 @@ from eddy_mesh.selection.keys import Rows
 Served: TypeAlias = Callable[[str, str], int]
 IsCurrent: TypeAlias = Callable[[str, int], bool]
 MAX_FLOWS = 2048
+MAX_OWNERS = 1024
 MAX_ENDED = 256
 MAX_STATEMENT = 65_536
 MAX_NAME = 256
@@ -180,6 +181,8 @@ class Demand:
             raise UsageError(f"flow {lease.id} is of another statement: use an id of your own, or that statement")
         elif flow.is_given_back:
             flow.begin_anew(now_ns // 1_000_000_000)
+        if lease.owner not in flow.owners and len(flow.owners) >= MAX_OWNERS:
+            raise UsageError(f"flow {lease.id} has {MAX_OWNERS} owners already: ask under an id of your own")
         flow.gaps[lease.owner] = lease.gap
         flow.owners[lease.owner] = now_ns + int(min(max(lease.lease_s, 0.0), MAX_LEASE_S) * 1e9)
         return flow
@@ -237,6 +240,7 @@ class Demand:
         """End the leases that nobody renewed."""
         for flow in list(self.flows.values()):
             flow.owners = {owner: until for owner, until in flow.owners.items() if until > now_ns}
+            flow.gaps = {owner: flow.gaps.get(owner, 0) for owner in flow.owners}
             if not flow.owners and not self._goes_on(flow):
                 self._end(flow)
 
@@ -327,7 +331,7 @@ class Demand:
             raise
 
     async def _send(self, flow: Flow, told: dict[str, str], count: int, data: bytes) -> None:
-        headers = {**told, "Eddy-Count": str(count), "Eddy-Position": f"{flow.epoch}:{flow.position}"}
+        headers = {**told, codec.COUNT: str(count), flows.POSITION: f"{flow.epoch}:{flow.position}"}
         flow.position += count
         try:
             await self._bus.publish(flow.subject, data, headers=headers)

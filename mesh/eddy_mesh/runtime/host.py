@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -20,28 +18,26 @@ from eddy_mesh import codec, select_back, subjects
 from eddy_mesh.actor.cell import Cell
 from eddy_mesh.actor.edge import Edge
 from eddy_mesh.actor.work import Work
-from eddy_mesh.agent import Draft, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.bus import Bus, BusState
-from eddy_mesh.cer import EventClass, EventId, Stage, Value, id_text
-from eddy_mesh.commands import Command, State, command_of
+from eddy_mesh.cer import EventId, Value, id_text
+from eddy_mesh.commands import AGENT_MANAGER, MANAGERS, Command, State, command_of
 from eddy_mesh.config import AgentConfig, HostConfig, Serving
 from eddy_mesh.conservation import Ledger
-from eddy_mesh.errors import BusError, ConfigError, UsageError
+from eddy_mesh.errors import BusError, ConfigError, StoreError, UsageError
 from eddy_mesh.flows import Position
 from eddy_mesh.runtime import keeping
 from eddy_mesh.runtime.asking import Asking
 from eddy_mesh.runtime.demand import Demand
 from eddy_mesh.runtime.generations import Generations, Table
-from eddy_mesh.runtime.roster import MANAGERS, Roster
+from eddy_mesh.runtime.notices import Notices
+from eddy_mesh.runtime.roster import Roster
 from eddy_mesh.runtime.router import Route, Router
 from eddy_mesh.runtime.unserved import Unserved
 from eddy_mesh.runtime.wiring import fences
 from eddy_mesh.store.local_store import LocalStore
 from eddy_mesh.tags import TagGate
-from eddy_mesh.topology.applied import FILE, Applied, decode
-
-RECENT_NOTICES = 32
+from eddy_mesh.topology import applied
 
 
 class Host:
@@ -77,14 +73,14 @@ class Host:
         }
         self._unserved = Unserved(self.host, self.router)
         self.status_changed = asyncio.Event()
-        self.recent_notices: deque[tuple[str, str]] = deque(maxlen=RECENT_NOTICES)
         self.local: LocalStore | None = None
         self.tags = TagGate(config.tags)
         self._state = state
         self.roster = Roster(self, self.router, self.generations, self.demands, address)
         self.cells, self.agents, self.blueprints = self.roster.cells, self.roster.agents, self.roster.blueprints
+        self._notices = Notices(self.host, self.roster)
+        self.recent_notices = self._notices.recent
         self._asking = Asking(self)
-        self._notices: asyncio.Queue[tuple[Work, Draft]] = asyncio.Queue(10_000)
         self._log = structlog.get_logger().bind(host=self.host)
         self._unlisten = bus.on_state(self._bus_changed)
         self._reconnected = asyncio.Event()
@@ -99,31 +95,35 @@ class Host:
         Raises:
             ConfigError: every mistake in the configuration; nothing was started.
         """
-        self.local = await keeping.opened(self._state / "local", self.config.local, self.now_ns, self.host)
+        self.local = await keeping.opened(
+            self._state / "local", self.config.local, self.now_ns, self._notices.tell_of_store
+        )
         await self.demands[self.backplane].read_leases(self.now_ns())
-        applied = self._applied_last()
+        last = self._applied_last()
         managers = {name: agent for name, agent in self.config.agents.items() if agent.type in MANAGERS}
-        if applied is not None:
+        if last is not None:
             try:
-                await self.configure({**managers, **applied.agents}, applied.edges)
-                self.declare(self.config.tags if applied.tags is None else applied.tags)
+                await self.configure({**managers, **last.agents}, last.edges)
+                self.declare(self.config.tags if last.tags is None else last.tags)
             except ConfigError as error:
                 self._log.error("what was applied last can not run", mistakes="; ".join(error.mistakes))
             else:
                 return
         await self.configure(dict(self.config.agents))
 
-    def _applied_last(self) -> Applied | None:
+    def _applied_last(self) -> applied.Applied | None:
         for name, agent in self.config.agents.items():
-            if agent.type == "agent_manager":
-                with suppress(OSError):  # nothing was applied yet
-                    return decode((self.state_of(name) / FILE).read_bytes())
+            if agent.type == AGENT_MANAGER:
+                try:
+                    return applied.read(self.state_of(name))
+                except StoreError as error:
+                    self._log.error("what was applied last is not known", reason=str(error))
         return None
 
     async def run(self) -> None:
         """Do what a host process does beside its agents, until cancelled: notices, leases, reconnections."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._pass_notices(), name="notices")
+            group.create_task(self._notices.run(self.route), name="notices")
             group.create_task(self._expire_leases(), name="leases")
             group.create_task(self._after_reconnect(), name="reconnect")
 
@@ -302,7 +302,7 @@ class Host:
             ledger.offered += part.count
             ledger.queued += part.count  # while the connection's buffer is full
             try:
-                await self.bus.publish(subject, data, headers={"Eddy-Count": str(part.count)})
+                await self.bus.publish(subject, data, headers={codec.COUNT: str(part.count)})
             except BusError:
                 ledger.drop("disconnected", part.count)
             else:
@@ -322,18 +322,12 @@ class Host:
     async def bury(self, cell: Work, batch: Batch, reason: str, detail: str) -> int:
         """Send events that an agent could not take to the dead letters; return how many could not be sent."""
         self._log.warning("events refused", agent=cell.name, reason=reason, detail=detail, events=batch.count)
-        kind = f"{batch.kind.stage}.{batch.kind.event_class}.{batch.kind.type}"
-        headers = {
-            "Eddy-Kind": kind,
-            "Eddy-Origin": batch.origin,
-            "Eddy-Reason": reason,
-            "Eddy-Detail": _one_line(detail),
-        }
+        told = {"Eddy-Reason": reason, "Eddy-Detail": _one_line(detail)}
         unsent = 0
         for part, data in codec.split(batch):
             try:
                 subject = subjects.dead(self.backplane, f"{self.host}/{cell.name}")
-                await self.bus.publish(subject, data, headers={**headers, "Eddy-Count": str(part.count)})
+                await self.bus.publish(subject, data, headers={**codec.headers_of(part), **told})
             except BusError as error:
                 unsent += part.count
                 self._log.warning("dead letters not sent", agent=cell.name, events=part.count, cause=str(error))
@@ -346,38 +340,9 @@ class Host:
 
     def notice(self, cell: Work, event: str, fields: Mapping[str, Value]) -> None:
         """Log at the level that the fields give (by default warning), keep, and emit as an event of the mesh."""
-        shown = {name: value for name, value in fields.items() if name != "level" and value is not None and value != ""}
-        said = self._log.info if fields.get("level", 4) in {5, 6, 7} else self._log.warning
-        said(event, agent=cell.name, **shown)
-        self.recent_notices.append((cell.name, f"{event.replace('_', ' ')}: {_told(shown)}"))
-        row: dict[str, Value] = {"message": event.replace("_", " "), "level": 4, "host": self.host, **fields}
-        row.setdefault("agent.name", cell.name)
-        kind = Kind(Stage.COOKED, EventClass.DERIVED, f"mesh.{event}")
-        try:
-            self._notices.put_nowait((cell, draft_of(kind, [row])))
-        except asyncio.QueueFull:
-            self._log.error("notices are full", agent=cell.name, notice=event)
+        self._notices.tell(cell, event, fields)
 
     # --- beside the agents
-
-    async def _pass_notices(self) -> None:
-        while True:
-            told_by, draft = await self._notices.get()
-            cell = self._author(told_by)
-            if cell is None:
-                continue
-            try:
-                await self.route(cell, cell.numbered(draft))
-            except Exception:  # noqa: BLE001  # a defect that concerns one notice must not end the host process
-                self._log.exception("notice could not be passed on", agent=told_by.name, kind=draft.kind.type)
-
-    def _author(self, told_by: Work) -> Cell | None:
-        """Return the agent as whose event a notice goes: what sends for an agent has no events of its own."""
-        for (agent, _), sender in self.roster.wiring.senders.items():
-            if sender.cell is told_by:
-                return self.cells.get(agent)
-        cell = self.cells.get(told_by.name)
-        return cell if cell is told_by else None
 
     async def _expire_leases(self) -> None:
         while True:
@@ -414,10 +379,6 @@ class Host:
     def ready(self) -> bool:
         """Whether every agent has left the state ``starting``."""
         return all(cell.state_now is not State.STARTING for cell in self.cells.values())
-
-
-def _told(fields: Mapping[str, Value]) -> str:
-    return ", ".join(f"{name.rsplit('.', 1)[-1]} {value!s}" for name, value in fields.items())
 
 
 def _one_line(text: str) -> str:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-
-import structlog
 
 from eddy_mesh.actor.edge import Overload
 from eddy_mesh.config import LocalConfig
@@ -19,26 +16,28 @@ from eddy_mesh.runtime.router import Route
 from eddy_mesh.store.local_store import LocalStore
 
 
-async def opened(folder: Path, config: LocalConfig, now_ns: Callable[[], int], host: str) -> LocalStore | None:
+async def opened(
+    folder: Path, config: LocalConfig, now_ns: Callable[[], int], tell: Callable[[str], None]
+) -> LocalStore | None:
     """Return the local store, begun; None where nothing is to be kept, or nothing can be.
 
     Args:
         folder: its folder.
         config: settings.
         now_ns: the clock, ns since 1970 UTC.
-        host: name of the host process, for the log.
+        tell: given, once for each reason, what an operator must know; called in the event loop.
     """
     if not config.max_bytes:
         return None
-    loop, log = asyncio.get_running_loop(), structlog.get_logger().bind(host=host)
+    loop = asyncio.get_running_loop()
 
-    def tell(text: str) -> None:
-        loop.call_soon_threadsafe(partial(log.warning, "local store", reason=text))
+    def told(problem: str) -> None:
+        loop.call_soon_threadsafe(tell, problem)
 
     try:
-        store = await asyncio.to_thread(LocalStore, folder, config, now_ns, tell)
+        store = await asyncio.to_thread(LocalStore, folder, config, now_ns, told)
     except StoreError as error:
-        log.warning("events can not be selected back", reason=str(error))
+        tell(f"events can not be selected back: {error}")
         return None
     store.start()
     return store

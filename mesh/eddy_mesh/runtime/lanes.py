@@ -30,8 +30,6 @@ SETTLE_S = 5.0
 """Longest wait of a query for the events that reached the agent before it."""
 MAX_SHOWN = 1000
 """Characters of a statement in the status, which must fit into one message with all of them."""
-HOST = "host"
-"""In place of an agent: the host process itself."""
 
 
 class Lanes:
@@ -57,15 +55,14 @@ class Lanes:
     async def start(self) -> None:
         """Listen for commands."""
         backplane = self._host.backplane
-        own = f"{subjects.escape(backplane)}.control.{subjects.escape(self._host.host)}.*.*"
-        everybody = f"{subjects.escape(backplane)}.control.{subjects.ALL}.*"
-        for subject in (own, everybody):
+        for subject in (subjects.controls_of(backplane, self._host.host), subjects.controls_all(backplane)):
             self._subscriptions.append(await self._bus.subscribe(subject, self._command))
         if self._host.local is not None:
             host, store = self._host, self._host.local
             serving = select_back.serve(self._bus, host.backplane, host.host, store, self._in_background)
             self._subscriptions.append(await serving)
-        await self._bus.flush()
+        with contextlib.suppress(BusError):  # the server is away: it is told of them when it is back
+            await self._bus.flush()
 
     async def run(self) -> None:
         """Show the state of every agent until cancelled: at every change, and every `HEARTBEAT_S`."""
@@ -121,7 +118,7 @@ class Lanes:
     async def _obey(
         self, agent: str, verb: str, arguments: dict[str, object], data: bytes
     ) -> Mapping[str, object] | None:
-        if agent != HOST:
+        if agent != subjects.HOST:
             return await self._host.command(agent, verb, arguments)
         if verb == flows.SUBSCRIBE:
             return self._subscribe(self._host.backplane, data)
@@ -194,7 +191,7 @@ class Lanes:
                 await self._bus.publish(subject, fitting(status, limit))
             summary = self.status()
             summary.pop("agents")
-            await self._bus.publish(subjects.status(host.backplane, host.host, HOST), fitting(summary, limit))
+            await self._bus.publish(subjects.status(host.backplane, host.host, subjects.HOST), fitting(summary, limit))
         except BusError:
             return  # shown again at the next beat
 
@@ -206,6 +203,8 @@ class Lanes:
             await self._follow()
 
     async def _follow(self) -> None:
+        if not self._bus.connected:  # what can not be announced would be subscribed to again at each beat
+            return
         with contextlib.suppress(BusError):  # the server is away: the next beat tries again
             for recipient in self._host.demands.keys() - self._recipients - {self._host.backplane}:
                 await self._listen_for_recipient(recipient)
@@ -230,7 +229,7 @@ class Lanes:
         async def receive(message: Message) -> None:
             answer: Mapping[str, object] | None
             try:
-                if message.subject.endswith(f".{flows.UNSUBSCRIBE}"):
+                if subjects.parse_control(message.subject)[2] == flows.UNSUBSCRIBE:
                     answer = self._answer_of(self._host.demands[recipient].unsubscribe(message.data))
                 else:
                     answer = self._subscribe(recipient, message.data)
@@ -268,13 +267,13 @@ class Lanes:
 
         def receive(message: Message) -> None:
             agent = host.cells[name].agent if name in host.cells else None
-            verb = subjects.unescape(message.subject.rsplit(".", 1)[-1])
+            verb = subjects.parse_query(message.subject)[2]
             if not isinstance(agent, Task) or verb not in agent.queries or not message.reply:
                 return
             self._in_background(self._answer_query(name, message, agent, verb))
 
-        exact = subjects.query(host.backplane, kind, f"{host.host}/{name}", "x").removesuffix("x") + "*"
-        anyone = subjects.query(host.backplane, kind, "any", "x").removesuffix("x") + "*"
+        exact = subjects.queries_of(host.backplane, kind, f"{host.host}/{name}")
+        anyone = subjects.queries_of(host.backplane, kind, "any")
         return [await self._bus.subscribe(exact, receive), await self._bus.subscribe(anyone, receive, queue=kind)]
 
     async def _answer_query(self, name: str, message: Message, agent: Task, verb: str) -> None:

@@ -23,7 +23,7 @@ import structlog
 from eddy_mesh.bus import Bus, ConnectOptions
 from eddy_mesh.bus_nats import connect
 from eddy_mesh.config import HostConfig, NatsConfig
-from eddy_mesh.errors import ConfigError, EddyError
+from eddy_mesh.errors import BusError, ConfigError, EddyError
 from eddy_mesh.local import state_directory
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.runtime.lanes import Lanes
@@ -102,20 +102,27 @@ def state_path(config: HostConfig) -> Path:
 async def run(config: HostConfig) -> int:
     """Run a host process until a signal or a manager ends it.
 
+    One that no server can be reached from runs all the same, as in an outage: it takes in what comes.
+
     Args:
         config: checked configuration.
 
     Raises:
         ConfigError: an agent's configuration has mistakes.
-        BusError: no server can be reached at the start.
+        BusError: a server refuses at the start.
         EddyError: the host process failed.
     """
     config = named(config)
-    bus = await connect(list(config.nats.servers), name=config.name, options=options_of(config.nats))
+    why_away: list[str] = []
+    nats = config.nats
+    bus = await connect(list(nats.servers), name=config.name, options=options_of(nats), away=why_away.append)
     try:
         async with running(config, bus, state_path(config)) as (host, ended):
             agents = ", ".join(sorted(host.cells))
             print(f"ready: {config.name} runs {agents}", flush=True)  # noqa: T201  # the ready line
+            if why_away and not bus.connected:
+                text = f"{why_away[0]}; going on without, connecting as soon as one is there"
+                print(f"eddy-agent: {text}", file=sys.stderr, flush=True)  # noqa: T201
             await ended.wait()
     finally:
         await bus.close()
@@ -128,7 +135,7 @@ async def running(config: HostConfig, bus: Bus, state: Path) -> AsyncIterator[tu
 
     Args:
         config: checked configuration with its name filled in.
-        bus: connected bus.
+        bus: the bus; its server may be away.
         state: directory for everything that survives a restart.
 
     Yields:
@@ -147,7 +154,8 @@ async def running(config: HostConfig, bus: Bus, state: Path) -> AsyncIterator[tu
                 background[-1].add_done_callback(lambda _: ended.set())
             await _until_ready(host)
             await lanes.follow_agents()
-            await bus.flush()
+            with contextlib.suppress(BusError):  # the server is away
+                await bus.flush()
             _settle_memory()
             yield host, ended
         finally:

@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from eddy_mesh.actor.cell import Cell
 from eddy_mesh.actor.surroundings import Surroundings
-from eddy_mesh.commands import Command, State
+from eddy_mesh.commands import MANAGERS, Command, State
 from eddy_mesh.config import AgentConfig, Serving, convert
-from eddy_mesh.discovery import Blueprint, blueprint
+from eddy_mesh.discovery import Blueprint, blueprints
 from eddy_mesh.effects import EFFECTS, differing
 from eddy_mesh.errors import ConfigError, UsageError
 from eddy_mesh.runtime.agents import Agents
@@ -25,9 +25,6 @@ from eddy_mesh.runtime.router import Router
 
 RETIRE_S = 20.0
 """Longest wait, when something ends, for what it still has to do; a backplane-manager waits 30 s for the answer."""
-
-MANAGERS = frozenset({"agent_manager", "backplane_manager"})
-"""Agent types that a new configuration of the host leaves alone unless it names them."""
 
 ANEW = frozenset({"morph", "reload"})
 """Effects of settings that the agent itself is made of: when one changes, it begins anew where it is."""
@@ -110,7 +107,7 @@ class Roster(Agents):
             name: agent if isinstance(agent, AgentConfig) else convert(agent, AgentConfig, f"agents.{name}")
             for name, agent in agents.items()
         }
-        plans = check(wanted)
+        plans = blueprints(wanted)
         self._check_managers(wanted)
         told: dict[str, list[str]] = {"started": [], "reloaded": [], "replaced": [], "rewired": []}
         async with self._changing:
@@ -230,24 +227,6 @@ class Roster(Agents):
             self.keep(self.subscriptions.sweep())
             self.generations.settle(edges)
             await self.wiring.settle()
-
-
-def check(agents: Mapping[str, AgentConfig]) -> dict[str, Blueprint]:
-    """Return the blueprint of every agent.
-
-    Raises:
-        ConfigError: every mistake in all of them.
-    """
-    plans: dict[str, Blueprint] = {}
-    mistakes: list[str] = []
-    for name, agent in agents.items():
-        try:
-            plans[name] = blueprint(agent, f"agents.{name}")
-        except ConfigError as error:
-            mistakes += error.mistakes
-    if mistakes:
-        raise ConfigError(mistakes)
-    return plans
 
 
 def _subscription(agent: AgentConfig, plan: Blueprint) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import shutil
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -23,6 +24,7 @@ from eddy_mesh.actor.edge import Edge, Mailbox
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.errors import WireError
+from eddy_mesh.whole_file import PARTIAL, write_whole
 
 RETRY_S = 1.0
 """Wait before a file that could not be read (too many open files, a disk that fails) is read again."""
@@ -61,14 +63,19 @@ class Spill:
         directory: where the files are; made if it is not there.
         quota_bytes: most octets on disk.
         mailbox: where the batches go in the end.
+        may_hold: whether batches that find room in the mailbox need no file: what takes them does so at once. While it
+            is False, a crash would find all of them in memory.
     """
 
-    def __init__(self, directory: Path, quota_bytes: int, mailbox: Mailbox) -> None:
+    def __init__(
+        self, directory: Path, quota_bytes: int, mailbox: Mailbox, may_hold: Callable[[], bool] = lambda: True
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.held_bytes = 0
         self._directory = directory
         self._quota = quota_bytes
         self._mailbox = mailbox
+        self._may_hold = may_hold
         self._line: deque[_Place] = deque()
         self._lent: dict[int, tuple[Batch, _Place]] = {}  # by identity: in the mailbox, or being handled
         self._number = 0
@@ -82,15 +89,20 @@ class Spill:
         self._edge = edge
         place = _Place(self._number, 0, batch.count)
         self._number += 1
-        if not self._line and self._mailbox.has_room(batch.count):
+        has_room = not self._line and self._mailbox.has_room(batch.count)
+        if has_room and self._may_hold():
             self._lend(edge, batch, place)
             return True
+        if has_room:
+            self._secure()
         frame = _framed(batch)
-        if self.held_bytes + len(frame) > self._quota or not self._write(place, frame):
-            return False
-        self._line.append(place)
-        self._feed_on(edge)
-        return True
+        if self.held_bytes + len(frame) <= self._quota and self._write(place, frame):
+            self._line.append(place)
+            self._feed_on(edge)
+            return True
+        if has_room:  # no room on disk: better there than nowhere
+            self._lend(edge, batch, place)
+        return has_room
 
     def settled(self, batch: Batch) -> None:
         """Delete the file of a batch that was handled, or never will be."""
@@ -101,7 +113,7 @@ class Spill:
     def recover(self, edge: Edge) -> None:
         """Take up what an earlier run of the host process left; a damaged file is counted as one lost batch."""
         self._edge = edge
-        for partial in self._directory.glob("*.part"):  # a crash cut it off before it was accepted
+        for partial in self._directory.glob(f"*{PARTIAL}"):  # a crash cut it off before it was accepted
             with contextlib.suppress(OSError):
                 partial.unlink()
         for path in sorted(self._directory.glob("[0-9]*.batch")):
@@ -127,9 +139,16 @@ class Spill:
         for batch in self._mailbox.withdraw(self._edge):
             if id(batch) not in self._lent:  # it came while the edge had another policy
                 self._mailbox.put(self._edge, batch)
-        for batch, place in list(self._lent.values()):
-            if not place.size and not self._write(place, _framed(batch)):
-                self._edge.discard(batch, "spool_full")
+        for batch in self._secure():
+            self._edge.discard(batch, "spool_full")
+
+    def _secure(self) -> list[Batch]:
+        """Write what is in memory only; return what could not be written."""
+        return [
+            batch
+            for batch, place in list(self._lent.values())
+            if not place.size and not self._write(place, _framed(batch))
+        ]
 
     # --- from disk to the mailbox
 
@@ -198,14 +217,9 @@ class Spill:
         return self._directory / f"{place.number:012d}.batch"
 
     def _write(self, place: _Place, frame: bytes) -> bool:
-        path = self._path(place)
-        partial = path.with_suffix(".part")
         try:
-            partial.write_bytes(frame)
-            partial.rename(path)
+            write_whole(self._path(place), frame, synced=False)
         except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             return False
         place.size = len(frame)
         self.held_bytes += place.size

@@ -26,7 +26,6 @@ _Codes: TypeAlias = npt.NDArray[np.unsignedinteger]
 
 _BITS = 14
 """A table of so many bits stays in the processor's cache, and there may be one for each field, width and kind."""
-_V4_COUNT = 1 << 32
 
 
 class Lookup:

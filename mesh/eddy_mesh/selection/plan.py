@@ -234,13 +234,6 @@ class Plan:
         """Whether the result has one row a group instead of one an event."""
         return bool(self.aggregates or self.group_by)
 
-    @property
-    def is_live(self) -> bool:
-        """Whether the statement has a meaning on live flows: no end, and aggregates and order only in windows."""
-        if self.until_ns is not None:
-            return False
-        return self.every_ns is not None or not (self.is_aggregate or self.order_by)
-
 
 def needed_fields(plan: Plan) -> frozenset[str]:
     """Return the names of the fields that a statement reads; for ``*`` only those outside the projection."""

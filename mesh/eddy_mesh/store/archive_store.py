@@ -347,11 +347,6 @@ class ArchiveStore:
         """Frames of the journal that hold no batch."""
         return self._journal.undecodable
 
-    def verify(self) -> int:
-        """Read every file; put those aside, under ``damaged/``, that can not be read, and return how many they are."""
-        with self._files.reading():
-            return sum(not self._files.check(file) for file in self._files.catalogue.all())
-
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _recover(self, sealed: Mapping[Partition, int]) -> None:

@@ -1,6 +1,6 @@
 """What the store asks of the file system: one owner for a folder, durable names, and errors that say what to do.
 
-What may live here: the lock of a folder, making a rename durable, and the map from `OSError` to `StoreError`.
+What may live here: the lock of a folder, making what is in it durable, and the map from `OSError` to `StoreError`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from eddy_mesh.errors import StoreError
+from eddy_mesh.whole_file import sync_folder
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -61,17 +62,6 @@ def sync_file(path: Path) -> None:
     """Wait until the content of a file that is not open here is on disk."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on disk; Windows has no such call and does it by itself."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:

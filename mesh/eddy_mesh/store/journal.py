@@ -24,7 +24,8 @@ from eddy_mesh import codec
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.errors import StoreError, WireError
-from eddy_mesh.store.disk import make_folder, store_error, sync_data, sync_folder
+from eddy_mesh.store.disk import make_folder, store_error, sync_data
+from eddy_mesh.whole_file import sync_folder
 
 MAGIC = b"EDDYLOG1"
 _FRAME = struct.Struct("<II")

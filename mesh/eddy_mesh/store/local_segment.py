@@ -24,7 +24,7 @@ import msgspec
 
 from eddy_mesh import codec
 from eddy_mesh.batch import Batch, Kind
-from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.cer import EventClass, Stage, epoch_in, producer_in, sequence_in, stamp_in
 from eddy_mesh.errors import WireError
 
 MAGIC = b"EDDYKEP1"
@@ -44,9 +44,8 @@ def key_of(producer: int, epoch: int) -> int:
 
 
 def place_in_id(identity: bytes) -> tuple[int, int, int]:
-    """Return key, sequence number (32 bits) and ms since 1970 UTC that an id holds; see `eddy_mesh.cer.id_high`."""
-    high, low = int.from_bytes(identity[:8], "big"), int.from_bytes(identity[8:], "big")
-    return key_of(low >> 32, high), low & _WRAP, high >> 16
+    """Return key, sequence number (32 bits) and ms since 1970 UTC that an id holds; see `eddy_mesh.cer`."""
+    return key_of(producer_in(identity), epoch_in(identity)), sequence_in(identity), stamp_in(identity)
 
 
 class Head(NamedTuple):

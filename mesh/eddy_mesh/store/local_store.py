@@ -37,6 +37,7 @@ from eddy_mesh.store.local_segment import (
     read_batch,
     segment_path,
 )
+from eddy_mesh.whole_file import write_whole
 
 FLUSH_S = 0.04
 """Longest time that events wait in memory before they are written."""
@@ -76,7 +77,7 @@ class LocalStore:
             folder: its folder.
             config: settings.
             now_ns: the clock, ns since 1970 UTC; called in any thread.
-            tell: given, once for each reason, what an operator must know; called in the store's thread.
+            tell: given, once for each reason, what an operator must know; called in any thread.
 
         Raises:
             StoreError: the folder is in use or can not be written.
@@ -134,8 +135,11 @@ class LocalStore:
         if not self.config.max_bytes:
             return
         waiting = self._taken - self._written
-        if self._ended or "id" in batch.columns or waiting + batch.count > MAX_WAITING_EVENTS:
+        is_late = waiting + batch.count > MAX_WAITING_EVENTS
+        if self._ended or "id" in batch.columns or is_late:
             self._refused += batch.count
+            if is_late and not self._ended:
+                self._say(f"events are not kept for select-back: {self._folder}: the disk is too slow for them")
             return
         self._waiting.append(batch)
         self._taken += batch.count
@@ -162,9 +166,11 @@ class LocalStore:
         """Drop the segments whose oldest event is too old."""
         with self._lock:
             horizon_ms = self._now_ns() // 1_000_000 - int(self.config.max_age_s * 1000)
+            before = len(self._segments)
             while self._segments and self._oldest().first_ms < horizon_ms:
                 self._drop_oldest()
-            self._take_status()
+            if len(self._segments) != before or not self._status:
+                self._take_status()
 
     # --- asking --------------------------------------------------------------------------------------------------
 
@@ -199,7 +205,8 @@ class LocalStore:
         """Return what is kept, as the heartbeat tells it; never waits.
 
         ``holdings`` has a row for each kind: how many events, when the first and the last were made, and ``until_ns``,
-        when the last of them will be too old (ns since 1970 UTC); others may need the room before that.
+        when the last of them will be too old (ns since 1970 UTC); others may need the room before that. ``missed`` is
+        as `missed`, since the start; ``problem`` is what was wrong when something was last written, "" for nothing.
         """
         return {**self._status, "missed": self.missed, "problem": self._problem}
 
@@ -232,9 +239,7 @@ class LocalStore:
         with suppress(OSError):
             segment.path.unlink()  # first: on a full disk the table needs the room
         with suppress(OSError):  # then a fetch after a restart says "not found" of these
-            draft = self._folder / "expired.new"
-            draft.write_bytes(self._expired.encode())
-            draft.replace(self._folder / "expired")
+            write_whole(self._folder / "expired", self._expired.encode(), synced=False)
 
     def _keep_one(self, batch: Batch, encoded: bytes) -> None:
         if len(encoded) > self.config.max_bytes // 2:

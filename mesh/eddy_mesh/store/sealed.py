@@ -19,13 +19,14 @@ from eddy_mesh.batch import Batch
 from eddy_mesh.errors import StoreError
 from eddy_mesh.store.catalogue import Catalogue, SealedFile
 from eddy_mesh.store.config import escaped
-from eddy_mesh.store.disk import full_error, make_folder, store_error, sync_file, sync_folder
+from eddy_mesh.store.disk import full_error, make_folder, store_error, sync_file
 from eddy_mesh.store.gather import gather
 from eddy_mesh.store.partition import SUFFIX, FileName, Partition, file_name
 from eddy_mesh.store.restore import fetch_arrays, restore
 from eddy_mesh.store.summary import Summary, summarize
 from eddy_mesh.store.tables import table_of, text_literal, write_parquet
 from eddy_mesh.store.unfold import unfold
+from eddy_mesh.whole_file import sync_folder
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

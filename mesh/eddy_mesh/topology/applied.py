@@ -1,14 +1,18 @@
 """What a host process was told to run last, as it is kept in its state directory.
 
-What may live here: the form of that file. Who writes it is the agent-manager; a host process that starts reads it, so
-that it begins with what it ended with, also while no manager and no server is there.
+What may live here: the form of that file, and how it is read and written. Who writes it is the agent-manager; a host
+process that starts reads it, so that it begins with what it ended with, also while no manager and no server is there.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from eddy_mesh.config import Serving
+from eddy_mesh.errors import StoreError
+from eddy_mesh.whole_file import write_whole
 
 FILE = "applied.json"
 """In the directory of the agent-manager."""
@@ -35,9 +39,37 @@ class Applied(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] | None = None
 
 
-def decode(data: bytes) -> Applied | None:
-    """Return what the file holds; None where it is damaged: then the configuration file stands."""
+def read(folder: Path) -> Applied | None:
+    """Return what the file says; None where nothing was applied yet.
+
+    Args:
+        folder: the directory of the agent-manager.
+
+    Raises:
+        StoreError: it is damaged, or can not be read: then the configuration file stands.
+    """
+    path = folder / FILE
     try:
-        return msgspec.json.decode(data, type=Applied)
-    except msgspec.MsgspecError:
+        return msgspec.json.decode(path.read_bytes(), type=Applied)
+    except FileNotFoundError:
         return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        text = f"{path} can not be read: {error}: the configuration file counts; apply the topology again"
+        raise StoreError(text, retryable=False) from None
+
+
+def write(folder: Path, applied: Applied) -> None:
+    """Write the file; it outlives a power failure.
+
+    Args:
+        folder: the directory of the agent-manager.
+        applied: what was settled.
+
+    Raises:
+        StoreError: it can not be written; what it said before still stands.
+    """
+    path = folder / FILE
+    try:
+        write_whole(path, msgspec.json.encode(applied), synced=True)
+    except OSError as error:
+        raise StoreError(f"{path}: can not be written: {error}: make room, it is tried again") from None

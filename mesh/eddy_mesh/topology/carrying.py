@@ -9,7 +9,10 @@ of a round are made at the same time. Every call can be made again, so whoever t
 | activate | hosts that run or are to run something; whoever refuses is prepared once more |
 | fences, retire | wave by wave |
 | settle | as activate, but for children that go |
-| observe | hosts of the agents that were started or changed |
+| observe | hosts of the agents that were started or changed; for longer while one of them is behind |
+
+While a child is not there yet its parent is prepared again now and then: it may have been ended, and then it starts the
+child when it is back, or is named as the one that is away.
 
 While ``applying`` the first failure ends the way: refused where it is one of the first prepare, and then ``abort`` goes
 to whom was told; unhealthy in any other step, or where another manager may have activated something. While
@@ -20,8 +23,7 @@ same or are nothing: it takes up what is of record when it comes.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 
 import msgspec
 
@@ -42,8 +44,10 @@ from eddy_mesh.topology.steps import (
 )
 from eddy_mesh.topology.transitions import finish, refuse, roll_back
 
-CHILD_S = 60.0
-"""How long a host process that was just started may take until it answers, s."""
+CHILD_S = 10.0
+"""How long a host process that was just started is waited for until its parent is asked, s."""
+CHILD_TURNS = 6
+"""How often it is waited for."""
 LOOK_S = 0.5
 """Time between two looks at the agents, s."""
 
@@ -62,6 +66,17 @@ def carry_out(
         look_s: time between two looks at the agents, s.
     """
     yield (yield from _Way(record, silent).end(look_s, is_first=is_first))
+
+
+def left_alone(record: Record, silent: Iterable[str]) -> list[str]:
+    """Return those of silent host processes that a change passes over; children that it starts are none of them.
+
+    Args:
+        record: the change.
+        silent: host processes that were not heard for long enough to be taken as gone.
+    """
+    way = _Way(record, ())
+    return [host for host in silent if way.is_as_it_was(host)]
 
 
 def following(record: Record, end: End, *, manager: str, now_ns: int) -> Record:
@@ -88,7 +103,7 @@ class _Way:
         self._left_alone: set[str] = set()
         hosts, self._children = hosts_to_prepare(self._before, self._after)
         self._hosts = sorted({*hosts, *record.strays})
-        for host in (*record.terms.without, *(host for host in silent if self._is_as_it_was(host))):
+        for host in (*record.terms.without, *(host for host in silent if self.is_as_it_was(host))):
             self._leave_alone(host)
 
     def end(self, look_s: float, *, is_first: bool) -> Generator[Round, list[Answered], End]:
@@ -111,9 +126,23 @@ class _Way:
         going = [child for child in self._children if child not in self._after.hosts]
         coming = [child for child in self._children if child in self._after.hosts]
         yield from self._ask(Round(calls=self._preparing([*self._hosts, *going])))
-        calls = tuple(Call(host=host, verb="inventory", request={}, wait_s=CHILD_S) for host in self._there(coming))
-        yield from self._ask(Round(calls=calls, step="wait", told=f"for {', '.join(self._there(coming))}"))
+        yield from self._wait_for(coming)
         yield from self._ask(Round(calls=self._preparing(coming)))
+
+    def _wait_for(self, children: list[str]) -> Step:
+        late = children
+        for turns_left in reversed(range(CHILD_TURNS)):
+            late = self._there(late)
+            calls = tuple(Call(host=host, verb="inventory", request={}, wait_s=CHILD_S) for host in late)
+            asking = Round(calls=calls, step="wait", told=f"for {', '.join(late)}")
+            answers = yield from self._ask(asking, asked_again=_is_absent if turns_left else None)
+            late = [answer.call.host for answer in answers if answer.is_absent]
+            if not late:
+                return
+            if turns_left:
+                parents = sorted({parent_of(self._before, self._after, child) for child in late})
+                self._hosts = sorted({*self._hosts, *parents})  # a refusal is told them too
+                yield from self._ask(Round(calls=self._preparing(parents)))
 
     def _preparing(self, hosts: Iterable[str]) -> tuple[Call, ...]:
         revision = self._record.revision
@@ -131,7 +160,8 @@ class _Way:
         """Let everybody change over; a host that refuses, as it has lost what it prepared, is prepared once more."""
         edges = msgspec.to_builtins(servings(self._after))
         calls = {host: self._call(host, "activate", edges=edges) for host in self._there(self._concerned())}
-        answers = yield from self._ask(Round(calls=tuple(calls.values())), is_asked_again=True)
+        asking = Round(calls=tuple(calls.values()))
+        answers = yield from self._ask(asking, asked_again=_is_refused)
         lost = [answer.call.host for answer in answers if answer.is_refused]
         yield from self._ask(Round(calls=self._preparing(lost)))
         yield from self._ask(Round(calls=tuple(calls[host] for host in self._there(lost))))
@@ -167,27 +197,28 @@ class _Way:
             return
         calls = tuple(Call(host=host, verb="inventory", request={}) for host in sorted({_host(p) for p in concerned}))
         restarts = dict.fromkeys(self._started & concerned, 0)
-        last = math.ceil(terms.observe_s / look_s)
-        for look in range(last + 1):
-            told = f"{min(look * look_s, terms.observe_s):.1f} of {terms.observe_s:g} s"
-            pause_s = look_s if look else 0.0
-            answers = yield from self._ask(Round(calls=calls, pause_s=pause_s, step="observe", told=told))
+        watch = health.Observation(concerned, restarts, terms.observe_s, terms.watermark_s, look_s)
+        pause_s = 0.0
+        while not watch.is_over:
+            asking = Round(calls=calls, pause_s=pause_s, step="observe", told=watch.told)
+            answers = yield from self._ask(asking)
             now = {p: agent for a in answers for p, agent in health.agents_of(a.call.host, a.rows).items()}
-            restarts = {path: agent.restarts for path, agent in now.items()} | restarts
-            watermark_s = terms.watermark_s
-            self._failures += health.complaints(concerned, restarts, now, watermark_s, is_last=look == last)
+            self._failures += watch.look(now)
             if self._failures:
                 raise _FailedError
+            pause_s = look_s
 
     # --- asking
 
-    def _ask(self, asking: Round, *, is_asked_again: bool = False) -> Generator[Round, list[Answered], list[Answered]]:
-        """Ask a round if it has calls; while applying a failure ends the way, but for refusals if it is asked again."""
+    def _ask(
+        self, asking: Round, *, asked_again: Callable[[Answered], bool] | None = None
+    ) -> Generator[Round, list[Answered], list[Answered]]:
+        """Ask a round if it has calls; while applying a failure ends the way, unless that host is asked again."""
         if not asking.calls:
             return []
         answers = yield asking
         for answer in answers:
-            if not (is_asked_again and answer.is_refused):
+            if asked_again is None or not asked_again(answer):
                 self._take(answer)
         if self._failures and self._is_strict:
             raise _FailedError
@@ -196,14 +227,19 @@ class _Way:
     def _take(self, answer: Answered) -> None:
         call = answer.call
         if answer.error:
-            is_needless = answer.is_absent and self._is_as_it_was(call.host)
+            is_needless = answer.is_absent and self.is_as_it_was(call.host)
             if not is_needless:
-                self._failures.append(f"{call.host}: {call.verb}: {answer.error}")
+                self._failures.append(f"{call.host}: {call.verb}: {answer.error}{self._hint(answer)}")
             if is_needless or (not self._is_strict and (answer.is_absent or call.verb == "prepare")):
                 self._leave_alone(call.host)
         for row in answer.rows if call.verb == "prepare" else ():
             started = row.get("started")
             self._started |= {f"{call.host}/{name}" for name in (started if isinstance(started, list) else ())}
+
+    def _hint(self, answer: Answered) -> str:
+        parent = parent_of(self._before, self._after, answer.call.host)
+        is_late = answer.is_absent and answer.call.verb == "inventory" and bool(parent)
+        return f": {parent} starts it, see its log" if is_late else ""
 
     def _call(self, host: str, verb: str, about: str = "", **request: object) -> Call:
         """Return a call that names the part that the host process must have prepared, or run already."""
@@ -226,7 +262,7 @@ class _Way:
         """Leave a host alone, and its children: it can neither start nor end one."""
         self._left_alone |= {host, *part_of(self._before, host).children, *part_of(self._after, host).children}
 
-    def _is_as_it_was(self, host: str) -> bool:
+    def is_as_it_was(self, host: str) -> bool:
         """Whether a host that is gone runs all that it should: nothing, or what it takes up again when it comes."""
         family = {host, *part_of(self._before, host).children, *part_of(self._after, host).children}
         return all(part_of(self._after, h) == part_of(self._before, h) or not self._runs(h) for h in family)
@@ -234,6 +270,14 @@ class _Way:
     def _runs(self, host: str) -> bool:
         part = part_of(self._after, host)
         return bool(part.agents or part.children)
+
+
+def _is_refused(answer: Answered) -> bool:
+    return answer.is_refused
+
+
+def _is_absent(answer: Answered) -> bool:
+    return answer.is_absent
 
 
 def _host(path: str) -> str:

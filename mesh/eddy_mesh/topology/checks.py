@@ -7,14 +7,15 @@ What may live here: what can be said of a manifest without knowing which hosts t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from ipaddress import ip_address
 
 import msgspec
 
 from eddy_mesh.config import AgentConfig, mistakes_in, parse_toml
 from eddy_mesh.discovery import Blueprint, blueprint
 from eddy_mesh.errors import ConfigError
-from eddy_mesh.topology.edge_checks import edge_mistakes, fed_blueprint, partition_mistakes
+from eddy_mesh.topology.edge_checks import UNSAID, edge_mistakes, fed_blueprint, meant, partition_mistakes
 from eddy_mesh.topology.manifest import (
     AgentEntry,
     EdgeEntry,
@@ -31,6 +32,11 @@ _HOST_NAME = re.compile(r"[^\s/*>?\[\]\x00-\x1f]{1,128}")
 _TAKEN_NAMES = frozenset({"all", "any", "host"})
 """Tokens that have a meaning of their own in control and query subjects."""
 _ENDPOINT = re.compile(r"(?:\*|[\w.-]+|\[[\da-fA-F:]+\]):(\d+)")
+
+_SYNONYMS = {"select": "statement", "project": "statement"}
+"""Keys that people write for others that no likeness leads to."""
+_JUDGED_BY = frozenset({"type", "source", "cooking", "detector", "host", "label", "subscribe"})
+"""Keys of an agent without which it would seem to lack what was only written wrong."""
 
 TABLES: dict[str, type[msgspec.Struct]] = {"agents": AgentEntry, "edges": EdgeEntry, "hosts": HostEntry}
 """Tables of tables of a manifest."""
@@ -68,13 +74,14 @@ def mistakes_in_manifest(tables: Mapping[str, object], file: str) -> list[str]:
     agents = wanted(manifest)
     mistakes += _name_mistakes(tables, file)
     blueprints: dict[str, Blueprint] = {}
-    ended_at = {edge.to for edge in manifest.edges.values()}
+    known = {*_members(tables, "agents"), *(name for host in _hosts(tables) for name in _members(host, "agents"))}
+    # An edge to a name with a slip is meant for the nearest: that agent must not be told that it has none.
+    ended_at = {meant(edge.to, known) or edge.to for edge in manifest.edges.values()}
     for agent in agents:
         found, plan = agent_mistakes(agent, file, is_fed=agent.name in ended_at)
         mistakes += found
         if plan is not None:
             blueprints[agent.name] = plan
-    known = {*_members(tables, "agents"), *(name for host in _hosts(tables) for name in _members(host, "agents"))}
     return mistakes + edge_mistakes(manifest, blueprints, known, file)
 
 
@@ -98,6 +105,7 @@ def agent_mistakes(agent: Wanted, file: str, *, is_fed: bool) -> tuple[list[str]
         plan = fed_blueprint(config, place) if is_fed else blueprint(config, place)
     except ConfigError as error:
         return [*mistakes, *error.mistakes], None
+    mistakes += endpoint_mistakes(plan, place)
     fixed = fixed_endpoints(plan)
     if entry.count > 1 and entry.host and fixed:
         mistakes.append(
@@ -123,6 +131,30 @@ def _position_mistakes(entry: AgentEntry, place: str) -> list[str]:
         except ConfigError as error:
             mistakes += error.mistakes
     return mistakes
+
+
+def endpoint_mistakes(plan: Blueprint, place: str) -> list[str]:
+    """Return a line for each text of a source's ``listen…`` that is no endpoint, as `eddy_mesh.listening` takes it."""
+    if plan.kind != "normalizer":
+        return []
+    found = {name: getattr(plan.config, name) for name in plan.config.__struct_fields__ if name.startswith("listen")}
+    return [
+        f"{place}.config: {name}: {text!r} is no endpoint: write ADDRESS:PORT, [IPv6]:PORT, or *:PORT for all addresses"
+        for name, texts in found.items()
+        for text in (texts if isinstance(texts, tuple) else ())
+        if isinstance(text, str) and not _is_endpoint(text)
+    ]
+
+
+def _is_endpoint(text: str) -> bool:
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        return False
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        return bare in {"", "*", "localhost"} or bool(ip_address(bare))
+    except ValueError:
+        return False
 
 
 def fixed_endpoints(plan: Blueprint) -> list[str]:
@@ -184,7 +216,7 @@ def _sound_members(members: Mapping[str, object], struct: type[msgspec.Struct]) 
     for name, member in members.items():
         if not isinstance(member, dict):
             continue
-        whole = member
+        whole = _repaired(member, struct)
         if struct is HostEntry:
             whole = {
                 "labels": member.get("labels", {}),
@@ -193,3 +225,31 @@ def _sound_members(members: Mapping[str, object], struct: type[msgspec.Struct]) 
         if not mistakes_in(whole, struct, ""):
             kept[name] = whole
     return kept
+
+
+def _repaired(table: Mapping[str, object], struct: type[msgspec.Struct]) -> dict[str, object]:
+    """Return a table as it is meant, so that what else is wrong with it can be told.
+
+    A key with a slip stands for the nearest; a value that does not fit is left out, and an end of an edge that is then
+    not said is an agent of `UNSAID`. What an agent can not be judged without stays as it is, and the table is refused.
+    """
+    fields = {member.encode_name for member in msgspec.structs.fields(struct)}
+    named: dict[str, object] = {}
+    for key, value in table.items():
+        right = key if key in fields else (_synonym(key, fields) or meant(key, fields - table.keys()))
+        if right:
+            named.setdefault(right, value)
+    required = {key: UNSAID[key] for key in UNSAID if struct is EdgeEntry}
+    wrong = {key for key, value in named.items() if _is_wrong(key, value, struct)} - _JUDGED_BY
+    return required | {key: value for key, value in named.items() if key not in wrong}
+
+
+def _synonym(key: str, fields: Collection[str]) -> str:
+    name = _SYNONYMS.get(key, "")
+    return name if name in fields else ""
+
+
+def _is_wrong(key: str, value: object, struct: type[msgspec.Struct]) -> bool:
+    """Whether a value of a known key does not fit; that others are missing is not its fault."""
+    missing = mistakes_in({}, struct, "")
+    return any(line not in missing for line in mistakes_in({key: value}, struct, ""))

@@ -6,6 +6,7 @@ What may live here: what can be wrong with an edge, and the statement that an ed
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 
 import msgspec
 
@@ -18,6 +19,9 @@ from eddy_mesh.topology.manifest import AgentEntry, EdgeEntry, Manifest, wanted
 
 ALWAYS_KEPT = frozenset({"id", "stage", "event_class", "type", "origin"})
 """Fields that every batch has, whatever a statement selects."""
+
+UNSAID = {"from": "?from", "to": "?to"}
+"""Agents that stand for an end of an edge whose mistake was told before; none can have such a name."""
 
 
 def edge_mistakes(
@@ -65,6 +69,11 @@ def edge_mistakes(
     return mistakes + [f"{file}: edges: {line}" for line in _cycles(open_edges)]
 
 
+def meant(name: str, known: Collection[str]) -> str:
+    """Return the known name that a name with a slip stands for, or "" where none is near."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.5)), "")
+
+
 def fed_blueprint(config: AgentConfig, place: str) -> Blueprint:
     """Return what an agent stands for at which an edge ends; ``subscribe`` is empty where its type has no default.
 
@@ -97,13 +106,15 @@ def _end_mistakes(
     edge: EdgeEntry, blueprints: Mapping[str, Blueprint], known: Collection[str], place: str
 ) -> list[str]:
     mistakes = [
-        unknown_name(f"{place}: from", "agent", name, list(known)) for name in edge.producers if name not in known
+        unknown_name(f"{place}: from", "agent", name, list(known))
+        for name in edge.producers
+        if name not in {*known, UNSAID["from"]}
     ]
     if not edge.producers:
         mistakes.append(f"{place}: from is empty: name the agents whose events it carries")
     if len(set(edge.producers)) < len(edge.producers):
         mistakes.append(f"{place}: from names an agent twice: {', '.join(edge.producers)}")
-    if edge.to not in known:
+    if edge.to not in {*known, UNSAID["to"]}:
         mistakes.append(unknown_name(f"{place}: to", "agent", edge.to, list(known)))
     if edge.to in edge.producers:
         mistakes.append(f"{place}: leads from {edge.to} to itself: an agent never takes its own events")
@@ -152,7 +163,7 @@ def partition_mistakes(name: str, place: str) -> list[str]:
 
 
 def _unselected(plan: Plan, name: str, place: str) -> list[str]:
-    """Return whether the field that shares the events of a durable edge out is not in what its stream holds.
+    """Return a line where the field that shares out the events of a durable edge is not in what its stream holds.
 
     All events would be in one part then: streams hold events as the statement projects them.
     """

@@ -24,7 +24,7 @@ TRIES = 5
 
 def bucket(backplane: str) -> str:
     """Return the name of the bucket of a backplane."""
-    return f"{subjects.escape(backplane).replace('=', '-')}_topology"
+    return subjects.bucket(backplane, "topology")
 
 
 class Held(NamedTuple):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from eddy_mesh.commands import AGENT_MANAGER, DEFAULT_MANAGER, MANAGERS, SENDER
 from eddy_mesh.topology.placement import HostThere, Placement
 from eddy_mesh.topology.steps import part_of
 
@@ -16,13 +17,10 @@ SILENT_S = 6.5
 """A host process that was not heard for three heartbeats is not there to be told anything."""
 PLACED_S = 60.0
 """For so long after its last heartbeat agents stay where they are placed: it may just start again, s."""
-MANAGER = "agent_manager"
-MANAGERS = frozenset({MANAGER, "backplane_manager"})
-UNPLACED = MANAGERS | {"sender"}
+UNPLACED = MANAGERS | {SENDER}
 """Types that no placement names: managers, which it leaves alone, and senders, which come and go with durable edges."""
 BEAT_S = 1.0
 """All that a host process tells at one heartbeat comes within this time, s: an agent left out of the last has gone."""
-DEFAULT_MANAGER = "agent-manager"
 
 
 class _Host(msgspec.Struct):
@@ -59,7 +57,7 @@ class Presence:
         for row in agents if isinstance(agents, list) else [status]:
             if isinstance(row, dict) and isinstance(agent := row.get("agent"), str):
                 host.agents[agent] = (str(row.get("type")), now_ns)
-                if row.get("type") == MANAGER and isinstance(detail := row.get("detail"), dict):
+                if row.get("type") == AGENT_MANAGER and isinstance(detail := row.get("detail"), dict):
                     host.children |= _children(detail)  # those that have ended are not hosts now, either
                     self.revision = max([self.revision, *_revisions(detail)])
 
@@ -97,14 +95,14 @@ class Presence:
     def manager_of(self, host: str) -> str:
         """Return the name of the agent-manager of a host process; the usual one where it was not heard yet."""
         agents = self._hosts[host].agents if host in self._hosts else {}
-        known = [(heard_ns, name) for name, (kind, heard_ns) in agents.items() if kind == MANAGER]
+        known = [(heard_ns, name) for name, (kind, heard_ns) in agents.items() if kind == AGENT_MANAGER]
         return max(known, default=(0, DEFAULT_MANAGER))[1]
 
     def managers_of(self, host: str) -> dict[str, str]:
         """Return the managers of a host process by name, each with its type: no placement may give their names away."""
         agents = self._hosts[host].agents if host in self._hosts else {}
         found = {name: kind for name, (kind, _) in sorted(agents.items()) if kind in MANAGERS}
-        return found if MANAGER in found.values() else {DEFAULT_MANAGER: MANAGER, **found}
+        return found if AGENT_MANAGER in found.values() else {DEFAULT_MANAGER: AGENT_MANAGER, **found}
 
     def strays(self, after: Placement, known: Iterable[Placement]) -> dict[str, tuple[str, ...]]:
         """Return the agents by host process that run there, and that no placement names.

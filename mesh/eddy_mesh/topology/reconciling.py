@@ -11,7 +11,7 @@ part was meant for what is gone: its host process was started again meanwhile, o
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,9 @@ from eddy_mesh.errors import UsageError
 from eddy_mesh.topology.applied import Applied, Tables
 from eddy_mesh.topology.record import Record, RecordState
 from eddy_mesh.topology.steps import part_digest, part_tables, servings
+
+MAX_REVISION = 1 << 53
+"""What every JSON parser reads exactly."""
 
 
 class Verb(StrEnum):
@@ -36,7 +39,7 @@ class Verb(StrEnum):
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """What ``abort`` is told with."""
 
-    revision: int
+    revision: Annotated[int, msgspec.Meta(ge=0, le=MAX_REVISION)]
 
 
 class Configuration(Step, frozen=True, kw_only=True):

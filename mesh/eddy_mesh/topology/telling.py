@@ -60,20 +60,26 @@ def begun(record: Record) -> Row:
 def step(answer: Answered, took_ms: float) -> Row:
     """Return the row of one call that was answered, or not."""
     call = answer.call
-    row: Row = {"step": call.verb, "host": call.host, "agent": call.agent.rpartition("/")[2]}
+    at, _, agent = call.agent.rpartition("/")
+    is_here = at == call.host
+    row: Row = {"step": call.verb, "host": call.host, "agent": agent if is_here else ""}
     done = [
         f"{name} {', '.join(map(str, names))}"
         for given in answer.rows
         for name in DONE_LISTS
         if call.verb == "prepare" and isinstance(names := given.get(name), list) and names
     ]
+    if agent and not is_here:
+        done.append(f"what is on its way to {call.agent}")  # fences: one host tells, for an agent of another
     row |= {"what": "; ".join(done), "took_ms": round(took_ms, 1)}
     return {**row, "error": answer.error} if answer.error else row
 
 
 def ended(record: Record) -> Row:
     """Return the row with which everything ends."""
-    return {"step": str(record.state), "revision": record.revision, "what": record.why}
+    is_over = record.state is RecordState.APPLIED
+    end = (record.ending or Ending.APPLIED) if is_over else record.state
+    return {"step": str(end), "revision": record.revision, "what": record.why}
 
 
 def answers(verb: str, history: Sequence[Record], request: Mapping[str, object]) -> Iterator[Row]:
@@ -99,7 +105,8 @@ def answers(verb: str, history: Sequence[Record], request: Mapping[str, object])
         after = _of(history, request, "to")
         before = _of(history, request, "from").placement if request.get("from") else after.before
         changes = compare(before, after.placement)
-        yield {**msgspec.to_builtins(changes), "lines": changes.lines()}
+        lines = ["no difference"] if changes.is_nothing else changes.lines()
+        yield {**msgspec.to_builtins(changes), "lines": lines}
 
 
 def labels(record: Record) -> dict[str, dict[str, str]]:

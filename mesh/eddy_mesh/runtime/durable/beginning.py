@@ -12,6 +12,7 @@ from eddy_mesh.actor.cell import Cell
 from eddy_mesh.actor.edge import Edge, Mailbox, Overload
 from eddy_mesh.actor.numbering import Numbering
 from eddy_mesh.actor.surroundings import Surroundings
+from eddy_mesh.commands import SENDER
 from eddy_mesh.config import OutEdge
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.runtime.durable.end import durable_edge
@@ -20,9 +21,6 @@ from eddy_mesh.runtime.ends import spool_folder
 from eddy_mesh.runtime.router import Line, Router
 from eddy_mesh.runtime.spill import Spill
 from eddy_mesh.selection import compile_statement
-
-SENDER = "sender"
-"""Agent type of what puts events into the stream of a durable edge."""
 
 
 class Sender:
@@ -67,7 +65,11 @@ class Sender:
         name = f"{spec.name}@{spec.generation} {self._producer} > stream"
         state = self._around.state_of(self.cell.name)
         folder = spool_folder(state, spec.name, spec, alone=not (self._open or self._left))
-        spill = None if folder is None else Spill(folder, spec.spool_bytes, self.cell.mailbox)
+        spill = (
+            None
+            if folder is None
+            else Spill(folder, spec.spool_bytes, self.cell.mailbox, lambda: self._around.bus.connected)
+        )
         edge = Edge(name, plan, self.cell.mailbox, Overload(spec.overload), spill)
         self._open[spec.generation] = edge
         self._router.join(edge, self.cell, Line(spec.name, spec.generation, frozenset({self._producer})))

@@ -12,12 +12,11 @@ from hashlib import blake2b
 import msgspec
 
 from eddy_mesh import codec, subjects
-from eddy_mesh.batch import Batch, Kind, Producer
+from eddy_mesh.batch import Batch, Producer
 from eddy_mesh.bus import Bus, ConsumerStatus, DurableMessage
-from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.columns import Ids, nulls_of
 from eddy_mesh.config import PARTITIONS
-from eddy_mesh.errors import UsageError, WireError
+from eddy_mesh.errors import UsageError
 from eddy_mesh.partition import owned
 
 DEFAULT_MAX_BYTES = 1 << 30
@@ -26,8 +25,6 @@ DUPLICATE_WINDOW_S = 600.0
 
 PASSED_ON = frozenset({"parents", "rework.index"})
 """Fields that say which event it is that was passed on, and which part of it."""
-
-KIND, ORIGIN, COUNT = "Eddy-Kind", "Eddy-Origin", "Eddy-Count"
 
 
 class DurableEdge(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,12 +144,6 @@ async def end_older_consumers(
     return busy
 
 
-def message_headers(batch: Batch) -> dict[str, str]:
-    """Return the headers of a message: what its bytes do not say."""
-    kind = f"{batch.kind.stage}.{batch.kind.event_class}.{batch.kind.type}"
-    return {KIND: kind, ORIGIN: batch.origin, COUNT: str(batch.count)}
-
-
 def message_id(batch: Batch, partition: int, data: bytes, agent: str = "") -> str:
     """Return the same id for the same events and no other.
 
@@ -190,16 +181,10 @@ def read_message(message: DurableMessage) -> Batch:
     Raises:
         WireError: headers or bytes make no sense.
     """
-    try:
-        stage, event_class, type_name = message.headers[KIND].split(".", 2)
-        kind = Kind(Stage(stage), EventClass(event_class), type_name)
-        origin = message.headers[ORIGIN]
-    except (KeyError, ValueError) as error:
-        raise WireError("edge", f"headers of a message on {message.subject} make no sense ({error})") from None
-    return codec.decode(message.data, kind, origin)
+    return codec.decode(message.data, *codec.named(message.headers, message.subject))
 
 
 def told_count(message: DurableMessage) -> int:
     """Return how many events a message says that it has; 1 where it does not say."""
-    told = message.headers.get(COUNT, "")
+    told = message.headers.get(codec.COUNT, "")
     return int(told) if told.isascii() and told.isdigit() and 0 < len(told) < 8 else 1

@@ -6,7 +6,7 @@ What may live here: `DurableEnd`. The receiver itself is in `eddy_mesh.runtime.d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -50,9 +50,20 @@ class _FromStream(Edge):
     Attributes:
         broken_at: how many events, in the order in which they came, were settled before the first that was given up
             since somebody set it to None.
+        receiver: what takes the events from the stream; None while nothing does.
+        problem: why the last receiver ended; "" where it goes on.
     """
 
     broken_at: int | None = None
+    receiver: DurableReceiver | None = None
+    problem: str = ""
+
+    def told(self) -> Mapping[str, object]:
+        """Return the status of the receiver."""
+        if self.receiver is None:
+            return {}
+        status = self.receiver.status()
+        return {**status, "problem": self.problem or status["problem"]}
 
     def discard(self, batch: Batch, reason: str) -> None:  # noqa: ARG002  # none is lost
         """Settle a batch as if it had never been offered."""
@@ -77,7 +88,6 @@ class DurableEnd:
         self._cell = cell
         self._around = around
         self._edge = _FromStream(f"{spec.name}@{spec.generation} (stream) > {cell.name}", None, cell.mailbox)
-        self._receiver: DurableReceiver | None = None
         self._running: asyncio.Task[None] | None = None
         self._begin = 0  # events that were accepted before this receiver's first
         self._is_ending = False
@@ -106,8 +116,8 @@ class DurableEnd:
     def adopt(self, wanted: InEdge) -> None:
         """Go on by a table for which it `goes_on`."""
         self.spec = wanted
-        if self._receiver is not None:
-            self._receiver.change(self._durable)
+        if self._edge.receiver is not None:
+            self._edge.receiver.change(self._durable)
 
     async def begin(self) -> None:
         """Be an edge of the agent; nothing is taken before `take`."""
@@ -126,12 +136,12 @@ class DurableEnd:
             self._begin, self._edge.broken_at = self._edge.accepted, None
             intake = Intake(self._deliver, self._handled, cell.notice, self._settle, known=self._known)
             folder = around.state_of(cell.name) / "received"
-            self._receiver = DurableReceiver(
-                around.bus, self._durable, share_of(spec), folder, intake, self._edge.ledger
-            )
+            receiver = DurableReceiver(around.bus, self._durable, share_of(spec), folder, intake, self._edge.ledger)
+            self._edge.receiver = receiver
             try:
-                await self._receiver.run()
+                await receiver.run()
             except Exception as error:  # noqa: BLE001  # nothing was acknowledged: it comes again
+                self._edge.problem = str(error)
                 cell.notice("edge_waits", **{"edge.name": spec.name, "error.message": str(error)})
                 await asyncio.sleep(RETRY_S)
 
@@ -151,6 +161,7 @@ class DurableEnd:
         if edge.broken_at is not None:
             text = f"agent {self._cell.name} gave up events of edge {self.spec.name}; they are delivered again"
             raise GivenUp(text, edge.broken_at - self._begin)
+        edge.problem = ""
 
     def _give_back(self) -> None:
         """Take back what waits in the mailbox and was not acknowledged: it is delivered again."""
@@ -186,14 +197,15 @@ class DurableEnd:
         self._finishing = True
         try:
             may_stop = self._running is not None and not self._running.done() and self._cell.state_now not in GONE
-            if self._receiver is not None and may_stop:
+            if self._edge.receiver is not None and may_stop:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(FENCE_S if self._cell.state_now is State.PAUSED else STOP_S):
-                        await self._receiver.stop()
+                        await self._edge.receiver.stop()
         finally:
             self.close()
         if self._running is not None:
             await asyncio.gather(self._running, return_exceptions=True)
+        self._edge.receiver = None
         self._give_back()
         if rest_until_s is not None:
             await self._end_stream()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from eddy_mesh.whole_file import write_whole
+
 MAX_RUNS = 4096
 """Runs of sequence numbers kept; the oldest are forgotten first."""
 
@@ -63,9 +65,8 @@ class Received:
             OSError: it can not be written.
         """
         runs = list(zip(self._starts, self._ends, strict=True))
-        partial = path.with_suffix(".part")
-        partial.write_bytes(msgspec.json.encode(_File(self.is_open, self.suspect, self._newest_ns, runs)))
-        partial.replace(path)
+        held = _File(self.is_open, self.suspect, self._newest_ns, runs)
+        write_whole(path, msgspec.json.encode(held), synced=False)  # forgetting is safe, and each group writes it
 
     def has(self, sequence: int, stored_ns: int) -> bool:
         """Whether a message was handled.

@@ -9,10 +9,8 @@ died with the host, by the ids in a store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 
@@ -21,27 +19,15 @@ from eddy_mesh.bus import Bus, DurableConsumer, DurableMessage, NoResponders, Re
 from eddy_mesh.cer import Value
 from eddy_mesh.conservation import Ledger
 from eddy_mesh.errors import BusError, StoreError, WireError
+from eddy_mesh.runtime.durable.acknowledging import Held, acknowledge, is_gone, keep_in_hand
 from eddy_mesh.runtime.durable.binding import InUse, Others, bind, leave
 from eddy_mesh.runtime.durable.edge import DurableEdge, Share, consumer_name, read_message, told_count
 from eddy_mesh.runtime.durable.intake import GivenUp, Intake, Pace
+from eddy_mesh.runtime.durable.patience import Patience
 from eddy_mesh.runtime.durable.received import Received
-
-T = TypeVar("T")
 
 LOOK_EVERY = 10
 """Fetches without a message after which the receiver looks whether its consumer is still there: nobody tells it."""
-
-
-class _Held:
-    """A message in hand."""
-
-    __slots__ = ("is_repeat", "is_undecodable", "mark", "message")
-
-    def __init__(self, message: DurableMessage, *, is_repeat: bool) -> None:
-        self.message = message
-        self.is_repeat = is_repeat
-        self.is_undecodable = False
-        self.mark = 0  # events delivered up to it and with it
 
 
 class DurableReceiver:
@@ -73,18 +59,19 @@ class DurableReceiver:
         self._edge = edge
         self._share = share
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"{consumer_name(edge, share)}.received"
+        self._name = consumer_name(edge, share)
+        self._path = folder / f"{self._name}.received"
         self._intake = intake
         self._ledger = ledger
         self._pace = pace
         self._received = Received()
-        self._held: dict[tuple[int, int], _Held] = {}
+        self._held: dict[tuple[int, int], Held] = {}
         self._held_bytes = 0
         self._typical_bytes = 64 * 1024
         self._events = 0  # that were delivered
         self._empty = 0  # fetches in a row that found nothing
-        self._fetched: asyncio.Queue[_Held | None] = asyncio.Queue()
-        self._delivered: list[_Held] = []
+        self._fetched: asyncio.Queue[Held | None] = asyncio.Queue()
+        self._delivered: list[Held] = []
         self._given_back: list[DurableMessage] = []  # fetched, and not delivered before the stop
         self._all_delivered = False
         self._arrived = asyncio.Event()  # something was delivered, or all was
@@ -93,8 +80,8 @@ class DurableReceiver:
         self._ended = asyncio.Event()
         self._running = False
         self._connection = 0  # number of the bus's connection with which the consumer was bound
-        self._problems: dict[str, str] = {}
-        self._log = structlog.get_logger().bind(edge=edge.name, consumer=consumer_name(edge, share))
+        self._patience = Patience(edge.name, intake.notice, pace.retry_s)
+        self._log = structlog.get_logger().bind(edge=edge.name, consumer=self._name)
 
     async def run(self) -> None:
         """Take messages until `stop`; a server that is away is waited for.
@@ -132,18 +119,18 @@ class DurableReceiver:
         self._edge = edge
 
     def status(self) -> dict[str, object]:
-        """Return what the heartbeat shows."""
+        """Return what its agent's heartbeat shows: messages in hand, what is waited for ("" for nothing), counts."""
         return {
             "edge": self._edge.name,
-            "consumer": consumer_name(self._edge, self._share),
+            "consumer": self._name,
             "in_hand": len(self._held),
-            "problem": "; ".join(filter(None, self._problems.values())),
+            "problem": self._patience.problem,
             **self.counts,
         }
 
     async def _take_all(self, consumer: DurableConsumer) -> None:
         async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(self._keep())
+            keeping = group.create_task(keep_in_hand(self._held, self._pace.ack_wait_s))
             group.create_task(self._fetch(consumer))
             group.create_task(self._deliver())
             await self._settle()
@@ -165,10 +152,10 @@ class DurableReceiver:
                     told: dict[str, Value] = {"edge.name": self._edge.name, "edge.messages": others.messages}
                     self._intake.notice("edge_taken_over", **told)
                     continue
-                self._waits("consumer", error)
+                self._patience.waits("consumer", error)
                 await self._rest()
             else:
-                self._waits("consumer", None)
+                self._patience.waits("consumer", None)
                 self._connection = connection
                 return consumer
         return None
@@ -199,11 +186,11 @@ class DurableReceiver:
             # One fetch at a time: the server deals messages out to several in turn, and their order would be lost.
             messages = await consumer.fetch(count, self._pace.fetch_s)
         except BusError as error:
-            self._waits("fetch", error)
+            self._patience.waits("fetch", error)
             await self._rest()
             await consumer.stop()
             return await self._bind()
-        self._waits("fetch", None)
+        self._patience.waits("fetch", None)
         if self._has_gap:  # these may be newer than what was lost on the way: all come again, in order
             return consumer
         for message in messages:
@@ -213,7 +200,7 @@ class DurableReceiver:
             self._typical_bytes = 1 + sum(len(message.data) for message in messages) // len(messages)
             return consumer
         self._empty += 1
-        if self._empty % LOOK_EVERY or not await self._is_gone():
+        if self._empty % LOOK_EVERY or not await is_gone(self._bus, self._edge.stream, self._name):
             return consumer
         await consumer.stop()
         return await self._bind()
@@ -244,7 +231,7 @@ class DurableReceiver:
             held.message = message
             self.counts["repeats"] += 1
             return
-        held = _Held(message, is_repeat=self._received.has(*key))
+        held = Held(message, is_repeat=self._received.has(*key))
         self.counts["repeats"] += held.is_repeat
         self._held[key] = held
         self._held_bytes += len(message.data)
@@ -266,7 +253,7 @@ class DurableReceiver:
         self._all_delivered = True
         self._arrived.set()
 
-    async def _deliver_one(self, held: _Held) -> None:
+    async def _deliver_one(self, held: Held) -> None:
         message = held.message
         try:
             batch = read_message(message)
@@ -289,7 +276,7 @@ class DurableReceiver:
         known = self._intake.known
         if known is None:
             return batch
-        mask = await self._patiently(lambda: known(batch))
+        mask = await self._patience.through("store", lambda: known(batch), StoreError, BusError)
         self.counts["known"] += int(mask.sum())
         return batch.filter(~mask)
 
@@ -314,7 +301,7 @@ class DurableReceiver:
                     self._arrived.clear()
                     await self._arrived.wait()
 
-    async def _finish(self, group: list[_Held]) -> None:
+    async def _finish(self, group: list[Held]) -> None:
         given_up: GivenUp | None = None
         try:
             await self._intake.handled()
@@ -326,9 +313,9 @@ class DurableReceiver:
         if given_up is not None:
             raise given_up
 
-    async def _put_down(self, group: list[_Held]) -> None:
+    async def _put_down(self, group: list[Held]) -> None:
         if self._intake.settle is not None:
-            await self._patiently(self._intake.settle)
+            await self._patience.through("store", self._intake.settle, StoreError, BusError)
         for held in group:
             self._received.add(held.message.sequence, held.message.stored_ns)
         await self._record()
@@ -337,66 +324,39 @@ class DurableReceiver:
         for held in group:
             self._forget(held)
 
-    def _forget(self, held: _Held) -> None:
+    def _forget(self, held: Held) -> None:
         if self._held.pop((held.message.sequence, held.message.stored_ns), None) is not None:
             self._held_bytes -= len(held.message.data)
         self._left.set()
 
     async def _record(self) -> None:
         """Write the state file; a disk that is full is waited for, because nothing may be acknowledged before."""
-        while True:
-            try:
-                self._received.save(self._path)
-            except OSError as error:
-                self._waits("state file", error)
-                await asyncio.sleep(self._pace.retry_s)
-            else:
-                self._waits("state file", None)
-                return
 
-    async def _acknowledge(self, group: list[_Held]) -> None:
+        async def save() -> None:
+            self._received.save(self._path)
+
+        await self._patience.through("state file", save, OSError)
+
+    async def _acknowledge(self, group: list[Held]) -> None:
         """Return when the server has taken the acknowledgement of each message, or has no such consumer any more."""
         confirmed = True
         while True:
             try:
-                await self._acknowledge_once(group, confirmed=confirmed)
+                await acknowledge(self._bus, group, self._pace.confirm_s, confirmed=confirmed)
             except RequestTimeout as error:
                 confirmed = False  # the server answers no acknowledgement that it had taken before
-                self._waits("acknowledgement", error)
+                self._patience.waits("acknowledgement", error)
             except BusError as error:
                 if not error.retryable:
                     raise
-                if isinstance(error, NoResponders) and await self._is_gone():
+                if isinstance(error, NoResponders) and await is_gone(self._bus, self._edge.stream, self._name):
                     self._intake.notice("edge_consumer_gone", **{"edge.name": self._edge.name})
                     return
-                self._waits("acknowledgement", error)
+                self._patience.waits("acknowledgement", error)
                 await asyncio.sleep(self._pace.retry_s)
             else:
-                self._waits("acknowledgement", None)
+                self._patience.waits("acknowledgement", None)
                 return
-
-    async def _acknowledge_once(self, group: list[_Held], *, confirmed: bool) -> None:
-        for held in group:
-            if held.is_undecodable:
-                await held.message.term()
-        done = [held for held in group if not held.is_undecodable]
-        for held in done[:-1]:
-            await held.message.ack()
-        if done and confirmed:  # the server takes them in order: its answer to the last one is for all
-            await done[-1].message.ack(confirm_s=self._pace.confirm_s)
-        elif done:
-            await done[-1].message.ack()
-            await self._bus.flush(self._pace.confirm_s)
-        else:
-            await self._bus.flush(self._pace.confirm_s)
-
-    async def _is_gone(self) -> bool:
-        """Whether the consumer is really not there; a server that has just come back may not have loaded it yet."""
-        try:
-            found = await self._bus.consumers(self._edge.stream)
-        except BusError:
-            return False
-        return consumer_name(self._edge, self._share) not in {status.name for status in found}
 
     async def _leave(self) -> None:
         """Give back what was not delivered, and end a consumer that nobody else uses.
@@ -404,48 +364,15 @@ class DurableReceiver:
         A work queue needs no consumer to remember its position. Without one, whoever comes next gets what is left in
         order, and an edge of another shape can begin.
         """
-        while True:
-            try:
-                await leave(self._bus, self._edge, self._share, self._given_back, has_gap=self._has_gap)
-            except BusError as error:
-                if not error.retryable:
-                    raise
-                self._waits("leave", error)
-                await asyncio.sleep(self._pace.retry_s)
-            else:
-                return
 
-    async def _keep(self) -> None:
-        """Tell the server of what is in hand, so that it is not delivered again while it waits in the mailbox."""
-        while True:
-            await asyncio.sleep(self._pace.ack_wait_s / 3)
-            for held in tuple(self._held.values()):
-                with suppress(BusError):
-                    await held.message.progress()
+        async def go() -> None:
+            await leave(self._bus, self._edge, self._share, self._given_back, has_gap=self._has_gap)
+
+        await self._patience.through("leave", go, BusError)
 
     # --- waiting
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            try:
-                result = await call()
-            except (StoreError, BusError) as error:
-                if not error.retryable:
-                    raise
-                self._waits("store", error)
-                await asyncio.sleep(self._pace.retry_s)
-            else:
-                self._waits("store", None)
-                return result
 
     async def _rest(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._pace.retry_s):
                 await self._stopping.wait()
-
-    def _waits(self, what: str, error: Exception | None) -> None:
-        """Tell once for each reason what is waited for; None: it is waited for no more."""
-        problem = "" if error is None else str(error)
-        if problem and problem != self._problems.get(what):
-            self._intake.notice("edge_waits", **{"edge.name": self._edge.name, "error.message": problem})
-        self._problems[what] = problem

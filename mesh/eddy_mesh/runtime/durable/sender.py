@@ -18,7 +18,7 @@ from eddy_mesh.bus import NoResponders, StreamFull
 from eddy_mesh.cer import Value
 from eddy_mesh.errors import BusError, UsageError
 from eddy_mesh.partition import split_by
-from eddy_mesh.runtime.durable.edge import DurableEdge, ensure_stream, message_headers, message_id
+from eddy_mesh.runtime.durable.edge import DurableEdge, ensure_stream, message_id
 from eddy_mesh.task import Answer, Context
 
 WINDOW = 64
@@ -151,7 +151,7 @@ class DurableSender:
                 subjects.edge(edge.backplane, edge.name, part.partition),
                 part.data,
                 message_id=identifier,
-                headers=message_headers(part.batch),
+                headers=codec.headers_of(part.batch),
                 timeout_s=self._timeout_s,
             )
         except NoResponders:
