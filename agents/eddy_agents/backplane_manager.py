@@ -19,6 +19,7 @@ import msgspec
 from eddy_mesh.agent import Result
 from eddy_mesh.batch import Batch
 from eddy_mesh.bus import RevisionConflict
+from eddy_mesh.cer import Value
 from eddy_mesh.errors import BusError, EddyError, UsageError, WireError
 from eddy_mesh.queries import Progress
 from eddy_mesh.runtime.calling import AGAIN_S, Caller
@@ -290,7 +291,8 @@ class Agent:
     async def _tell(self, record: Record, written: int, event: str = "", why: str = "") -> None:
         """Make an event of a change of record, and note in the store that it was made."""
         event = event or telling.event_of(record)
-        self._here.notice(event, **telling.fields(event, record), why=why or record.why, manager=self._name)
+        told: dict[str, Value] = {"event.reason": why or record.why, "topology.manager": self._name}
+        self._here.notice(event, **telling.fields(event, record), **told)
         with suppress(BusError):
             await self._keeping.tell(written)
 

@@ -296,7 +296,7 @@ async def test_steps_come_in_order(mesh: Mesh) -> None:
     assert mesh.hosts["c"].running.keys() == {"y", "z"}
     assert (rows[0]["step"], rows[-1]["step"], rows[-1]["revision"]) == ("begin", "applied", 2)
     assert [name for name, _ in mesh.events] == ["topology_applying", "topology_applied"] * 2
-    assert mesh.events[-1][1]["who"] == "ann@desk"
+    assert mesh.events[-1][1]["user.name"] == "ann@desk"
 
 
 async def test_a_plan_changes_nothing(mesh: Mesh) -> None:
@@ -446,7 +446,7 @@ async def test_an_unhealthy_agent_rolls_back(mesh: Mesh, sick: Mapping[str, obje
         await apply(manager, SECOND)
     assert {name: set(host.running) for name, host in mesh.hosts.items()} == before
     assert [name for name, _ in mesh.events][-3:] == ["topology_applying", "topology_unhealthy", "topology_rolled_back"]
-    assert why in str(mesh.events[-1][1]["why"])
+    assert why in str(mesh.events[-1][1]["event.reason"])
 
 
 async def test_a_rollback_goes_to_what_was_applied_before(mesh: Mesh) -> None:
@@ -517,7 +517,7 @@ async def test_a_manager_whose_change_was_taken_over_stops(mesh: Mesh) -> None:
         await asking
     waiting.set()
     await idle(second)
-    assert [fields["manager"] for _, fields in mesh.events][-1] == "two/backplane-manager"
+    assert [fields["topology.manager"] for _, fields in mesh.events][-1] == "two/backplane-manager"
 
 
 async def test_a_server_that_is_away_is_waited_for(mesh: Mesh) -> None:

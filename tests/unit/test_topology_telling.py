@@ -60,7 +60,7 @@ def test_what_events_tell_can_be_selected() -> None:
     """Each name is a field of the registry: without that a statement that names it is refused."""
     told = telling.fields("topology_applied", finished(begun(None)))
     assert all(field(name) for name in told)
-    compile_statement("SELECT occurred, revision, who, why, manager FROM derived WHERE revision > 1", now_ns=0)
+    compile_statement("SELECT user.name, topology.manager FROM derived WHERE topology.revision > 1", now_ns=0)
 
 
 def test_a_step_names_agents_where_they_run() -> None:

@@ -49,7 +49,7 @@ def event_of(record: Record) -> str:
 
 def fields(event: str, record: Record) -> dict[str, Value]:
     """Return what an event tells of a record beside the reason."""
-    return {"revision": record.revision, "who": record.who, "level": LEVELS[event]}
+    return {"topology.revision": record.revision, "user.name": record.who, "level": LEVELS[event]}
 
 
 def begun(record: Record) -> Row:
