@@ -48,6 +48,7 @@ OPERATION_HEADER = "KV-Operation"
 MARKER_HEADER = "Nats-Marker-Reason"  # written by the server when an age limit removed a key
 MAX_ACK_PENDING = 20_000  # the server's 1,000 stalls two fetches of hundreds while acknowledgements travel
 REWATCH_WAIT_S = 0.5
+LIST_TRIES = 5
 GONE = (nats.errors.NoRespondersError, js_errors.NoStreamResponseError, js_errors.NotFoundError)
 """What is raised where the stream of a bucket is not there; a server without JetStream raises the first as well."""
 
@@ -209,19 +210,25 @@ class NatsKeyValue:
     async def keys(self) -> list[str]:
         """Return the keys that have a value, sorted."""
         with mapped(f"bucket {self._bucket}"):
-            try:
-                return sorted(await self._do(lambda kv: kv.keys()))
-            except js_errors.NoKeysError:
-                return []
+            return sorted(await self._listed(lambda kv: kv.keys(), ">"))
 
     async def history(self, key: str) -> list[Entry]:
         """Return the kept revisions of a key, oldest first."""
         _check_key(key)
         with mapped(f"key {key}"):
+            return [_entry(found) for found in await self._listed(lambda kv: kv.history(key), key)]
+
+    async def _listed(self, ask: Callable[[NatsBucket], Awaitable[list[T]]], key: str) -> list[T]:
+        """Ask again where the library finds nothing and there is something: it takes what is on its way for nothing."""
+        for _ in range(LIST_TRIES):
             try:
-                return [_entry(found) for found in await self._do(lambda kv: kv.history(key))]
+                return await self._do(ask)
             except js_errors.NoKeysError:
-                return []
+                try:
+                    await self._js.get_last_msg(f"KV_{self._bucket}", f"$KV.{self._bucket}.{key}")
+                except js_errors.NotFoundError:
+                    break
+        return []
 
     async def watch(self, receive: ReceiveEntry, *, keys: str = ">") -> NatsWatch:
         """Deliver what is there, None, then every change."""

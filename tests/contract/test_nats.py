@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.js.errors import NoKeysError
+from nats.js.kv import KeyValue as NatsBucket
 
 from eddy_mesh.bus import BusState, ConnectOptions, NoResponders, RevisionConflict
 from eddy_mesh.bus_nats import connect
@@ -174,6 +176,31 @@ async def test_clear_text_is_refused_also_later(server: EmbeddedServer) -> None:
     assert "clear text" in await told
     assert not bus.connected
     await bus.close()
+
+
+async def test_what_is_on_its_way_is_not_taken_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library sees that nothing is pending before the first value has reached it, and says that there is none."""
+    history, keys, hasty = NatsBucket.history, NatsBucket.keys, iter([True, False, True, False])
+
+    async def hasty_history(bucket: NatsBucket, key: str) -> list[NatsBucket.Entry]:
+        if next(hasty):
+            raise NoKeysError
+        return await history(bucket, key)
+
+    async def hasty_keys(bucket: NatsBucket) -> list[str]:
+        if next(hasty):
+            raise NoKeysError
+        return await keys(bucket)
+
+    monkeypatch.setattr(NatsBucket, "history", hasty_history)
+    monkeypatch.setattr(NatsBucket, "keys", hasty_keys)
+    async with EmbeddedServer(tmp_path) as server:
+        bus = await connect(server.url, options=QUICK)
+        bucket = await bus.key_value("record", history=5)
+        await bucket.put("k", b"1")
+        assert [entry.value for entry in await bucket.history("k")] == [b"1"]
+        assert await bucket.keys() == ["k"]
+        await bus.close()
 
 
 async def test_what_a_server_lost_is_made_anew(tmp_path: Path) -> None:
