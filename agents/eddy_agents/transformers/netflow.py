@@ -23,12 +23,13 @@ import numpy.typing as npt
 
 from eddy_agents.wire.netflow_collector import Collector
 from eddy_agents.wire.netflow_counts import occurred_of
-from eddy_agents.wire.netflow_datagram import IPFIX, V1, V5, V7, V9, Header
-from eddy_agents.wire.netflow_exporter import Count, Limits, Seconds, Stream
+from eddy_agents.wire.netflow_datagram import IPFIX, V1, V5, V7, V9
+from eddy_agents.wire.netflow_exporter import Count, Limits, Seconds, Senders
 from eddy_agents.wire.netflow_flows import Times, columns_of_records, derive_flow_columns
-from eddy_agents.wire.netflow_harvest import Group, Harvest, Lapse, Raw
-from eddy_agents.wire.netflow_layout import Chunk, Records
+from eddy_agents.wire.netflow_harvest import Group, Harvest, Lapse, PerSet, Raw
+from eddy_agents.wire.netflow_layout import Records
 from eddy_agents.wire.netflow_sampling import sampling_column
+from eddy_agents.wire.netflow_survey import Integers
 from eddy_mesh.agent import Draft, Example, Refusal, Result, draft_of
 from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import EventClass, Stage, Value
@@ -108,14 +109,17 @@ class Cooking:
         """Tell what did not come, forget what is old; see `eddy_mesh.agent.Stateful`."""
         return Result(list(_lapse_drafts(self._collector.tick(now_ns))))
 
-    def _senders(self, batch: Batch) -> list[tuple[int, int]]:
+    def _senders(self, batch: Batch) -> Senders:
         """Exporter and port of each datagram; the port is 0 where it does not matter."""
-        exporters = _numbers_of_addresses(batch.column("host_address"))
+        codes, exporters = _coded_addresses(batch.column("host_address"))
         if not self._by_port:
-            return [(exporter, 0) for exporter in exporters]
-        ports = batch.column("source.port")
-        numbers = [ports.at(row) for row in range(batch.count)]
-        return [(e, port if isinstance(port, int) else 0) for e, port in zip(exporters, numbers, strict=True)]
+            return Senders(codes, tuple((exporter, 0) for exporter in exporters))
+        ports = (batch.column("source.port").at(row) for row in range(batch.count))
+        pairs = [
+            (exporters[code], port if isinstance(port, int) else 0) for code, port in zip(codes, ports, strict=True)
+        ]
+        known = {pair: code for code, pair in enumerate(dict.fromkeys(pairs))}
+        return Senders(np.array([known[pair] for pair in pairs], np.int64), tuple(known))
 
 
 def _payloads(column: Column) -> Bytes | None:
@@ -129,13 +133,19 @@ def _payloads(column: Column) -> Bytes | None:
     return None
 
 
-def _numbers_of_addresses(column: Column) -> list[int]:
-    """The IPv6 form of each address as one number, `_UNKNOWN_SENDER` where there is none."""
-    if isinstance(column, Constant):
-        return [_number_of(column.value)] * column.count
+def _coded_addresses(column: Column) -> tuple[Integers, list[int]]:
+    """Which address each row has, and the IPv6 form of each as a number, `_UNKNOWN_SENDER` where there is none."""
     if isinstance(column, Addresses) and column.nulls is None:
-        return [high << 64 | low for high, low in column.wide().values.tolist()]
-    return [_number_of(column.at(row)) for row in range(len(column))]
+        if (column.values == column.values[0]).all():
+            distinct, codes = column.values[:1], np.zeros(len(column), np.int64)
+        else:
+            distinct, codes = np.unique(column.values, axis=0, return_inverse=True)
+        return codes.reshape(-1), [high << 64 | low for high, low in Addresses(distinct).wide().values.tolist()]
+    rows = range(1) if isinstance(column, Constant) else range(len(column))
+    numbers = [_number_of(column.at(row)) for row in rows]
+    known = {number: code for code, number in enumerate(dict.fromkeys(numbers))}
+    codes = np.array([known[number] for number in numbers], np.int64)
+    return np.resize(codes, len(column)), list(known)
 
 
 def _number_of(value: object) -> int:
@@ -147,37 +157,52 @@ def _number_of(value: object) -> int:
 
 
 class _Sets:
-    """The data sets of one group, by column: one entry a set."""
+    """The data sets of one group, an entry a set.
+
+    Attributes:
+        taken: one set or several of one stream and template.
+        counts: records of each set.
+        totals: records of each of ``taken``.
+    """
 
     def __init__(self, group: Group) -> None:
-        chunks, counts, headers, streams, templates, samplings, started, rows = zip(*group.taken, strict=True)
-        self.chunks: tuple[Chunk, ...] = chunks
-        self.counts = np.array(counts, np.intp)
-        self.headers: tuple[Header, ...] = headers
-        self.streams: tuple[Stream, ...] = streams
-        self.templates: tuple[int, ...] = templates
-        self.samplings: tuple[int, ...] = samplings
-        self.started_ns = np.array(started, np.int64)
-        self.rows = np.array(rows, np.intp)
+        self.taken = group.taken
+        self.counts = self.of_sets([taken.counts for taken in self.taken])
+        self.totals = np.array([np.sum(taken.counts) for taken in self.taken])
 
-    def spread(self, values: Sequence[int], dtype: npt.DTypeLike) -> Column:
-        """Return a column in which value i stands in every record of set i."""
-        if values.count(values[0]) == len(values):
-            return Constant(values[0], int(self.counts.sum()))
-        return Numbers(np.repeat(np.array(values, dtype), self.counts))
+    def of_sets(self, values: Sequence[PerSet]) -> Integers:
+        """Return numbers of ``taken`` as an entry a set."""
+        if len(values) == 1:
+            return np.atleast_1d(values[0])
+        if any(isinstance(value, np.ndarray) for value in values):
+            return np.concatenate([value if isinstance(value, np.ndarray) else (value,) for value in values])
+        return np.array(values, np.int64)
+
+    def of_headers(self, name: str) -> Integers:
+        """Return one number of the header over each set."""
+        return self.of_sets([getattr(taken.header, name) for taken in self.taken])
+
+
+def _spread(values: Sequence[int] | Integers, counts: Integers, dtype: npt.DTypeLike) -> Column:
+    """A column in which value i stands ``counts[i]`` times."""
+    numbers = np.asarray(values)
+    if (numbers == numbers[0]).all():
+        return Constant(int(numbers[0]), int(counts.sum()))
+    return Numbers(np.repeat(numbers.astype(dtype), counts))
 
 
 def _draft(group: Group, raw: Raw) -> Draft:
     """Make the events of all records of one layout."""
     layout, sets = group.layout, _Sets(group)
-    records = Records(layout, sets.chunks)
+    records = Records(layout, [taken.records for taken in sets.taken])
     times = _times(layout.version, sets)
     columns = columns_of_records(layout, records, times)
     if layout.is_options:
         columns["occurred"] = Numbers(times.export_ns)
     else:
         derive_flow_columns(layout, records, columns)
-        sampling = sampling_column(layout, records, [s.sampling for s in sets.streams], sets.samplings, sets.counts)
+        said = [(taken.stream.sampling, taken.interval) for taken in sets.taken]
+        sampling = sampling_column(layout, records, said, sets.totals)
         if sampling is not None:
             columns["netflow.sampling_interval"] = sampling
         columns["occurred"] = occurred_of(columns, times.export_ns)
@@ -188,45 +213,45 @@ def _draft(group: Group, raw: Raw) -> Draft:
 
 def _times(version: int, sets: _Sets) -> Times:
     """The clocks of the exporters, spread to one entry a record."""
-    export_ns = np.repeat(np.array([header.export_ns for header in sets.headers], np.int64), sets.counts)
+    export_ns = np.repeat(sets.of_headers("export_ns"), sets.counts)
     if version == IPFIX:
-        return Times(export_ns, None, np.repeat(sets.started_ns, sets.counts))
-    uptime_ms = np.array([header.uptime_ms for header in sets.headers], np.uint32)
-    return Times(export_ns, np.repeat(uptime_ms, sets.counts), None)
+        return Times(export_ns, None, np.repeat([taken.started_ns for taken in sets.taken], sets.totals))
+    return Times(export_ns, np.repeat(sets.of_headers("uptime_ms").astype(np.uint32), sets.counts), None)
 
 
 def _header_columns(version: int, sets: _Sets) -> dict[str, Column]:
     """What the header of its datagram says about a record, and who sent it."""
-    headers = sets.headers
-    columns: dict[str, Column] = {
-        "netflow.export_time": sets.spread([header.export_ns for header in headers], np.int64),
+    domains = np.array([taken.header.domain for taken in sets.taken])
+    columns = {
+        "netflow.export_time": _spread(sets.of_headers("export_ns"), sets.counts, np.int64),
         "netflow.version": Constant(version, int(sets.counts.sum())),
-        "netflow.domain": sets.spread([header.domain for header in headers], np.uint32),
+        "netflow.domain": _spread(domains, sets.totals, np.uint32),
     }
     if version != V1:
-        columns["netflow.sequence"] = sets.spread([header.sequence for header in headers], np.uint32)
+        columns["netflow.sequence"] = _spread(sets.of_headers("sequence"), sets.counts, np.uint32)
     if version == V5:
-        columns["netflow.engine_type"] = sets.spread([header.domain >> 8 for header in headers], np.uint8)
-        columns["netflow.engine_id"] = sets.spread([header.domain & 0xFF for header in headers], np.uint8)
-        columns["netflow.sampling_algorithm"] = sets.spread([header.sampling >> 14 for header in headers], np.uint8)
+        samplings = np.array([taken.header.sampling for taken in sets.taken])
+        columns["netflow.engine_type"] = _spread(domains >> 8, sets.totals, np.uint8)
+        columns["netflow.engine_id"] = _spread(domains & 0xFF, sets.totals, np.uint8)
+        columns["netflow.sampling_algorithm"] = _spread(samplings >> 14, sets.totals, np.uint8)
     elif version in {V9, IPFIX}:
-        columns["netflow.template"] = sets.spread(sets.templates, np.uint16)
+        columns["netflow.template"] = _spread([taken.template for taken in sets.taken], sets.totals, np.uint16)
     observer = _observer_column(sets)
     return columns if observer is None else columns | {"observer.ip": observer}
 
 
 def _observer_column(sets: _Sets) -> Column | None:
-    exporters = [stream.key.exporter for stream in sets.streams]
+    exporters = [taken.stream.key.exporter for taken in sets.taken]
     texts = [None if e == _UNKNOWN_SENDER else address_text(e >> 64, e & _LOWER_HALF) for e in exporters]
     if texts.count(texts[0]) == len(texts):
         return None if texts[0] is None else Constant(texts[0], int(sets.counts.sum()))
-    return column_of(FieldType.ADDRESS, texts).take(np.repeat(np.arange(len(texts)), sets.counts))
+    return column_of(FieldType.ADDRESS, texts).take(np.repeat(np.arange(len(texts)), sets.totals))
 
 
 def _carried_columns(group: Group, raw: Raw, sets: _Sets) -> dict[str, Column]:
     """Lineage and envelope: the columns of the raw events, one row for each record."""
     if not group.origins:
-        return raw.row(np.repeat(sets.rows, sets.counts))
+        return raw.row(np.repeat(sets.of_sets([taken.rows for taken in sets.taken]), sets.counts))
     names = dict.fromkeys(name for origin in group.origins for name in origin)
     absent = Constant(None, 1)
     joined = {

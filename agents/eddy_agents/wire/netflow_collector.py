@@ -6,8 +6,10 @@ numbers. Columns are made elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
+
+import numpy as np
 
 from eddy_agents.wire.netflow_datagram import (
     FIRST_DATA_SET,
@@ -26,11 +28,12 @@ from eddy_agents.wire.netflow_datagram import (
     read_header,
     read_sets,
 )
-from eddy_agents.wire.netflow_exporter import Held, Limits, Pending, Stream, StreamKey, Streams, boot_of
+from eddy_agents.wire.netflow_exporter import Held, Limits, Pending, Senders, Stream, StreamKey, Streams, boot_of
 from eddy_agents.wire.netflow_fixed import FIXED_LAYOUTS
-from eddy_agents.wire.netflow_harvest import Harvest, Lapse, row_index, unknown
+from eddy_agents.wire.netflow_harvest import Harvest, Lapse, PerSet, Taken, row_index, unknown
 from eddy_agents.wire.netflow_layout import Chunk, Layout, Records
 from eddy_agents.wire.netflow_sampling import RATE_ELEMENTS, learned_element
+from eddy_agents.wire.netflow_survey import Headers, Integers, Survey, survey
 from eddy_agents.wire.netflow_template import FieldSpec, Template, read_templates
 from eddy_mesh.cer import Value
 from eddy_mesh.registry.ipfix import IANA
@@ -43,6 +46,11 @@ _TEMPLATE_SETS: Final = {
 }
 _TELLING: Final = RATE_ELEMENTS | {_SYSTEM_INIT_TIME}
 _EXPIRY_INTERVAL_NS: Final = 10 * _SECOND_NS
+_INTERVAL_BITS: Final = 0x3FFF
+_MANY: Final = 48
+"""So many datagrams are looked at faster together than one by one."""
+_SOME: Final = 16
+"""So many datagrams of one stream, once looked at, are read faster together than one by one."""
 
 
 class Collector:
@@ -61,24 +69,63 @@ class Collector:
         self._gapped: dict[StreamKey, Stream] = {}
         self._expiry_due_ns = 0
 
-    def feed(
-        self, harvest: Harvest, data: Buffer, offsets: Sequence[int], senders: Sequence[tuple[int, int]], now_ns: int
-    ) -> None:
+    def feed(self, harvest: Harvest, data: Buffer, offsets: Sequence[int], senders: Senders, now_ns: int) -> None:
         """Read the datagrams of a batch into ``harvest``; total: what is wrong is refused there.
 
         Args:
             harvest: of the batch.
             data: what holds the datagrams.
             offsets: datagram i lies at ``data[offsets[i]:offsets[i + 1]]``.
-            senders: exporter and port of each, as in `StreamKey`.
+            senders: of each datagram.
             now_ns: ns since 1970 UTC.
         """
         reader = _Reader(self, harvest, data, now_ns)
-        for row, sender in enumerate(senders):
-            start, end = offsets[row], offsets[row + 1]
-            self._feed_message(reader, row, sender, start, end)
+        count = len(offsets) - 1
+        for row in self._feed_many(reader, offsets, senders) if count >= _MANY else range(count):
+            self._feed_one(reader, row, senders.of(row), offsets[row], offsets[row + 1])
 
-    def _feed_message(self, reader: _Reader, row: int, sender: tuple[int, int], start: int, end: int) -> None:
+    def _feed_many(self, reader: _Reader, offsets: Sequence[int], senders: Senders) -> Iterator[int]:
+        """Read together what can be; gives the rows that are to be read one by one, each when it is its turn."""
+        seen = survey(reader.data, offsets)
+        for stretch in seen.stretches():
+            if len(stretch) < _SOME or not seen.is_plain[stretch.start]:
+                yield from stretch
+                continue
+            for rows in seen.by_stream(stretch, senders.codes):
+                if len(rows) < _SOME or not self._feed_together(reader, seen, rows, senders.of(int(rows[0]))):
+                    yield from rows.tolist()
+
+    def _feed_together(self, reader: _Reader, seen: Survey, rows: Integers, sender: tuple[int, int]) -> bool:
+        """Read plain datagrams of one stream; False, and nothing is done, where they need a closer look."""
+        first, last = rows[0], rows[-1]
+        version = int(seen.versions[first])
+        stream = self._streams.get((*sender, version, int(seen.domains[first])))
+        if stream is None or (seen.samplings[rows] != seen.samplings[first]).any():
+            return False
+        flows = np.zeros(len(seen.is_plain))
+        found: list[tuple[Layout, Taken]] = []
+        sets = seen.sets_of(rows)
+        for number in np.unique(sets.ids).tolist():
+            layout = _flow_layout(stream, number)
+            if layout is None:
+                return False
+            chosen = sets.where(sets.ids == number)
+            counts = (chosen.ends - chosen.starts) // layout.size
+            if not counts.all():
+                return False
+            flows += np.bincount(chosen.rows, counts, len(flows))
+            ends = chosen.starts + counts * layout.size
+            spans = zip(chosen.starts.tolist(), ends.tolist(), strict=True)
+            records = b"".join([reader.data[start:end] for start, end in spans])
+            found.append((layout, _taken(records, counts, seen.headers(chosen.rows), stream, number, chosen.rows)))
+        clock_ms = int(seen.export_ns[last]) // 1_000_000 if version == IPFIX else int(seen.uptime_ms[last])
+        if not stream.sequence.take_all(seen.sequences[rows], clock_ms, flows[rows].astype(np.int64)):
+            return False
+        for layout, taken in found:
+            reader.harvest.group(layout, waited=False).taken.append(taken)
+        return True
+
+    def _feed_one(self, reader: _Reader, row: int, sender: tuple[int, int], start: int, end: int) -> None:
         data, harvest, now_ns = reader.data, reader.harvest, reader.now_ns
         try:
             header = read_header(data, start, end)
@@ -244,10 +291,8 @@ class _Reader:
             self._learn(layout, chunk, count)
         else:
             self.flows += count
-        header = self.header
-        sampling = header.sampling & 0x3FFF or self.stream.sampling.default
-        taken = (chunk, count, header, self.stream, template_id, sampling, self.stream.started_ns, self._row)
-        self.harvest.group(layout, waited=False).taken.append(taken)
+        group = self.harvest.group(layout, waited=False)
+        group.taken.append(_taken(chunk, count, self.header, self.stream, template_id, self._row))
 
     def _define(self, flow_set: FlowSet) -> None:
         templates, defect = read_templates(flow_set[0], self.data, flow_set[1], flow_set[2])
@@ -272,8 +317,7 @@ class _Reader:
             self._learn(layout, chunk, count)
         group = self.harvest.group(layout, waited=True)
         group.origins.append(held.origin)
-        sampling, started_ns = self.stream.sampling.default, self.stream.started_ns
-        group.taken.append((chunk, count, held.header, self.stream, template_id, sampling, started_ns, -1))
+        group.taken.append(_taken(chunk, count, held.header, self.stream, template_id, -1))
 
     def _wait(self, flow_set: FlowSet) -> None:
         self.waiting = True
@@ -295,6 +339,21 @@ class _Reader:
             for moment in (column.at(row) for column in started):
                 if isinstance(moment, int):
                     self.stream.started_ns = moment
+
+
+def _taken(
+    chunk: Chunk, counts: PerSet, header: Header | Headers, stream: Stream, template_id: int, rows: PerSet
+) -> Taken:
+    """Data sets as they are taken."""
+    interval = header.sampling & _INTERVAL_BITS or stream.sampling.default
+    return Taken(chunk, counts, header, stream, template_id, interval, stream.started_ns, rows)
+
+
+def _flow_layout(stream: Stream, template_id: int) -> Layout | None:
+    """The layout of flows of one length, None where the records of a set are others or not known."""
+    known = stream.templates.get(template_id)
+    layout = known.layout if known else FIXED_LAYOUTS.get(stream.key.version)
+    return layout if layout and layout.size and not layout.is_options else None
 
 
 def _is_rate(spec: FieldSpec) -> bool:

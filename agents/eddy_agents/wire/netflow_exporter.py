@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from eddy_agents.wire.netflow_datagram import IPFIX_OPTIONS_TEMPLATES, Header
 from eddy_agents.wire.netflow_layout import Layout, layout_of
@@ -61,6 +63,23 @@ class StreamKey(NamedTuple):
     port: int
     version: int
     domain: int
+
+
+@dataclass(frozen=True, slots=True)
+class Senders:
+    """Who sent each datagram of a batch.
+
+    Attributes:
+        codes: an entry a datagram, which of ``known`` sent it.
+        known: exporter and port as in `StreamKey`.
+    """
+
+    codes: npt.NDArray[np.int64]
+    known: tuple[tuple[int, int], ...]
+
+    def of(self, row: int) -> tuple[int, int]:
+        """Return who sent one datagram."""
+        return self.known[int(self.codes[row])]
 
 
 @dataclass(slots=True)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from eddy_agents.wire.netflow_datagram import Header, Malformed
 from eddy_agents.wire.netflow_exporter import Held, Stream, StreamKey
 from eddy_agents.wire.netflow_layout import Chunk, Layout
+from eddy_agents.wire.netflow_survey import Headers
 from eddy_mesh.cer import Value
 from eddy_mesh.columns import Column, Index
 
@@ -31,9 +33,32 @@ class Raw:
         return {name: column.take(row) for name, column in self.columns.items()}
 
 
-Taken: TypeAlias = tuple[Chunk, int, Header, Stream, int, int, int, int]
-"""One data set: records, how many, header of its datagram, whose, template id, sampling interval,
-ns since 1970 UTC at which the exporter started (-1 unknown), row of the batch. What may change is as it was then."""
+PerSet: TypeAlias = int | npt.NDArray[np.int64]
+"""A number of one data set, or of several, an entry a set."""
+
+
+class Taken(NamedTuple):
+    """Data sets of one stream and template, one or several in order. What may change is as it was then.
+
+    Attributes:
+        records: of all of them.
+        counts: records of each.
+        header: of the datagram that each was in.
+        stream: whose they are.
+        template: its id, 0 for v5.
+        interval: of sampling, 0 where it is not known.
+        started_ns: ns since 1970 UTC at which the exporter started, -1 unknown.
+        rows: of the batch; of no meaning where they waited for their template.
+    """
+
+    records: Chunk
+    counts: PerSet
+    header: Header | Headers
+    stream: Stream
+    template: int
+    interval: int
+    started_ns: int
+    rows: PerSet
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +67,7 @@ class Group:
 
     Attributes:
         layout: of every record.
-        taken: the data sets; the template id is 0 for v5, the interval 0 where it is not known.
+        taken: the data sets.
         origins: for sets that waited for their template, in the order of ``taken``: the raw event itself. Empty for
             others, whose row says it.
     """

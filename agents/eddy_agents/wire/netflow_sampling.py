@@ -200,8 +200,7 @@ def _number(value: Value) -> int:
 def sampling_column(
     layout: Layout,
     records: Records,
-    samplings: Sequence[Sampling],
-    defaults: Sequence[int],
+    said: Sequence[tuple[Sampling, int]],
     counts: npt.NDArray[np.intp],
 ) -> Column | None:
     """Return one packet in how many was sampled for each flow record, None where no record knows.
@@ -212,22 +211,22 @@ def sampling_column(
     Args:
         layout: of the records.
         records: the flow records of all sets.
-        samplings: what the exporter of each set said until now.
-        defaults: `Sampling.default` at the moment that each set was read.
-        counts: number of records of each set.
+        said: of records that follow each other, what their exporter said until now, and the interval of a flow that
+            names no sampler at the moment that they were read.
+        counts: how many records each of ``said`` is of.
     """
     slots = {slot.iana: slot for slot in layout.slots if slot.length <= 8}
     sampler = slots.get(SAMPLER_ID, slots.get(SELECTOR_ID))
     interface = slots.get(INGRESS_INTERFACE)
     if sampler is not None:
-        intervals = _by_number(_numbers(records, sampler), [s.interval for s in samplings], counts)
-    elif interface is not None and any(sampling.interfaces for sampling in samplings):
-        named = [_interval_of_interface(*pair) for pair in zip(samplings, defaults, strict=True)]
+        intervals = _by_number(_numbers(records, sampler), [sampling.interval for sampling, _ in said], counts)
+    elif interface is not None and any(sampling.interfaces for sampling, _ in said):
+        named = [_interval_of_interface(*pair) for pair in said]
         intervals = _by_number(_numbers(records, interface), named, counts)
-    elif not any(defaults) and SAMPLING_INTERVAL not in slots:
+    elif not any(default for _, default in said) and SAMPLING_INTERVAL not in slots:
         return None
     else:
-        intervals = np.repeat(np.array(defaults, np.int64), counts)
+        intervals = np.repeat(np.array([default for _, default in said], np.int64), counts)
     if SAMPLING_INTERVAL in slots:
         own = _numbers(records, slots[SAMPLING_INTERVAL])
         intervals = np.where(own > 0, own, intervals)

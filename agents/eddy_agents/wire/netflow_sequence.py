@@ -17,6 +17,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from eddy_agents.wire.netflow_datagram import IPFIX, V1, V5, V7, V9
 from eddy_mesh.columns import Column
 
@@ -128,6 +131,28 @@ class Sequence:
             found = self._judge(sequence, flows, now_ns)
         self._advance(sequence, clock_ms, records)
         return found
+
+    def take_all(self, sequences: npt.NDArray[np.int64], clock_ms: int, flows: npt.NDArray[np.int64]) -> bool:
+        """Take the numbers of datagrams that hold flows only, where each continues the one before it.
+
+        Args:
+            sequences: as the headers have them, one at least.
+            clock_ms: as in `take`, of the last datagram.
+            flows: flow records in each datagram.
+
+        Returns:
+            Whether they do and the reading of their numbers is settled; else nothing is taken.
+        """
+        if self.gaps or self._last < 0 or len(self._readings) != 1:
+            return False
+        first = self._step(self._readings[0], int(flows[0]))
+        before = {Reading.DATAGRAMS: 1, Reading.RECORDS_BEFORE: flows[:-1], Reading.FLOWS_WITH: flows[1:]}
+        steps = before[self._readings[0]]
+        if first is None or sequences[0] != self._last + first or (np.diff(sequences) != steps).any():
+            return False
+        self._recent.extend(sequences[-self._window :].tolist())
+        self._advance(int(sequences[-1]), clock_ms, int(flows[-1]))
+        return True
 
     def has_restarted(self, sequence: int, uptime_ms: int) -> bool:
         """Return whether a datagram, not yet taken, says that its exporter started anew: uptime and number fell.

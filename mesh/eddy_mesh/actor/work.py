@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import structlog
@@ -213,9 +214,9 @@ class Work:
             await asyncio.sleep(RETRY_S)
 
     def _taker(self) -> Stateful | Task:
-        if self.agent is None or isinstance(self.agent, Source):
+        if self.agent is None or self.is_source:  # the protocol itself is slow to ask
             raise TypeError(f"agent {self.name} takes no events")  # a defect of the runtime
-        return self.agent
+        return cast("Stateful | Task", self.agent)
 
     async def _bury(self, hand: Hand, refusal: Refusal) -> None:
         dead = hand.batch.take(np.asarray(refusal.rows, np.intp))

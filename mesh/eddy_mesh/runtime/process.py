@@ -31,7 +31,7 @@ from eddy_mesh.runtime.lanes import Lanes
 READY_S = 5.0
 """Longest wait for the agents to start before the host process says that it is ready."""
 
-SWITCH_S = 0.001
+SWITCH_S = 0.0002
 """Longest turn of another thread while the event loop waits for the interpreter; 5 ms in Python unless told."""
 
 STOP_S = 0.5

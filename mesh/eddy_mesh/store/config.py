@@ -34,17 +34,18 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     compact_rows: int = 200_000
     """Files of one kind and hour with fewer events than this are put together when the hour is over."""
     threads: int = 2
-    """Most threads of a query or a seal."""
+    """Most threads of a query, and of a seal."""
     memory_bytes: int = 2 << 30
     """Most memory of DuckDB; a query that needs more goes to disk; bytes."""
 
 
-def connect(path: Path, config: StoreConfig) -> DuckDBPyConnection:
+def connect(path: Path, config: StoreConfig, *, is_writer: bool = False) -> DuckDBPyConnection:
     """Return DuckDB in memory, shut off from all files but those of the store, and from the network.
 
     Args:
         path: folder of the store.
         config: its settings.
+        is_writer: whether it writes files, of which threads may then finish row groups in another order.
 
     Raises:
         StoreError: DuckDB does not start.
@@ -55,6 +56,7 @@ def connect(path: Path, config: StoreConfig) -> DuckDBPyConnection:
         "threads": config.threads,
         "memory_limit": f"{config.memory_bytes // 1_000_000}MB",
         "temp_directory": str(path / "tmp" / "duckdb"),
+        "preserve_insertion_order": not is_writer,  # it takes twice as long
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "allow_community_extensions": False,

@@ -42,12 +42,15 @@ class SealedFiles:
         damaged: number of files put aside since the store was opened.
     """
 
-    def __init__(self, root: Path, connection: DuckDBPyConnection, options: Mapping[str, str]) -> None:
+    def __init__(
+        self, root: Path, connection: DuckDBPyConnection, writer: DuckDBPyConnection, options: Mapping[str, str]
+    ) -> None:
         """Open the files; what a crash left behind is cleared away.
 
         Args:
             root: folder of the store.
             connection: DuckDB; cursors are made of it.
+            writer: another one, that writes the files.
             options: further options of COPY.
 
         Raises:
@@ -56,6 +59,7 @@ class SealedFiles:
         self.damaged = 0
         self._root = root
         self._connection = connection
+        self._writer = writer
         self._options = options
         self._lock = Lock()
         self._readers = 0
@@ -97,7 +101,7 @@ class SealedFiles:
         name = FileName(partition, stamp_ms, first_segment, last_segment)
         path = self._temporary / f"{first_segment}-{last_segment}{SUFFIX}"
         try:
-            with self._connection.cursor() as cursor:
+            with self._writer.cursor() as cursor:
                 write_parquet(cursor, table_of(batch), str(path), self._options, msgspec.msgpack.encode(summary))
             sync_file(path)
             return SealedFile(name, path.stat().st_size, summary)

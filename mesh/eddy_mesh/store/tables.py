@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 HIGH, LOW = "#hi", "#lo"
 """Endings of the two columns of an address or id."""
 
+_MAX_ENUM = 256
+"""Most different texts of a column that are written as an ENUM."""
 _INT_TYPES = frozenset({FieldType.INT, FieldType.TIME, FieldType.LEVEL})
 _WHOLE = {FieldType.ADDRESS, FieldType.ID, FieldType.IDS}
 
@@ -71,6 +73,20 @@ class Table:
         """Return the SELECT that gives the table, its `stream` being registered as ``view``."""
         parts = [quoted(name) for name in self.columns]
         parts += [f"{literal} AS {quoted(name)}" for name, literal in self.constants.items()]
+        return f"SELECT {', '.join(parts)} FROM {quoted(view)}"  # noqa: S608  # quoted
+
+    def select_coded(self, view: str) -> str:
+        """Return the same SELECT with few different texts as ENUMs: in a file they are texts, written in half the time.
+
+        In a query they would be no good: an ENUM can not be compared with a text that is not one of its own.
+        """
+        parts = [
+            f"{_as_enum(quoted(name), _literals(column))} AS {quoted(name)}" for name, column in self.columns.items()
+        ]
+        parts += [
+            f"{_as_enum(literal, [literal] if _is_text(literal) else [])} AS {quoted(name)}"
+            for name, literal in self.constants.items()
+        ]
         return f"SELECT {', '.join(parts)} FROM {quoted(view)}"  # noqa: S608  # quoted
 
     def stream(self) -> ArrowStream:
@@ -122,7 +138,7 @@ def write_parquet(
     connection.register("sealed", stream)
     settings = ", ".join(f"{name} {value}" for name, value in options.items())
     try:
-        select = table.select("sealed")
+        select = table.select_coded("sealed")
         connection.execute(
             f"COPY ({select}) TO {text_literal(path)} (FORMAT parquet, {settings}, KV_METADATA {{eddy: $1}})",
             [note],
@@ -225,6 +241,23 @@ def _utf8(column: Text) -> Text:
             return column
     texts = [column.bytes_at(row).decode("utf-8", "replace").encode() for row in range(len(column))]
     return Text(*pack(texts), column.nulls)
+
+
+def _as_enum(expression: str, literals: list[str]) -> str:
+    return f"CAST({expression} AS ENUM ({', '.join(literals)}))" if literals else expression
+
+
+def _literals(column: Stored) -> list[str]:
+    """The texts of a column as literals, none where they are too many or not all different."""
+    if not isinstance(column, Words) or len(column.values) > _MAX_ENUM or len({*column.values}) < len(column.values):
+        return []
+    literals = [text_literal(value) for value in column.values]
+    return literals if all(map(_is_text, literals)) else []
+
+
+def _is_text(literal: str) -> bool:
+    """Whether it is a plain literal: not of bytes, nor of a number."""
+    return literal.startswith("'") and literal.endswith("'")
 
 
 def _clean(text: str) -> str:

@@ -1,0 +1,166 @@
+"""Datagrams that are read together give what they give one by one, whatever exporters do."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eddy_agents.transformers.netflow import Config, Cooking
+from eddy_agents.wire import netflow_collector
+from eddy_mesh.agent import Draft, Result
+from eddy_mesh.batch import Batch, Kind, Producer
+from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.columnize import column_of
+from eddy_mesh.columns import Bytes, Numbers, pack
+from eddy_mesh.fields import FieldType
+from eddy_mesh.rows import flat_rows
+
+RAW = Kind(Stage.RAW, EventClass.NETWORK, "netflow")
+TEMPLATES = {256: ((8, 4), (12, 4), (1, 4)), 257: ((27, 16), (28, 16)), 258: ((8, 4), (82, 65535)), 259: ((148, 8),)}
+"""Ids and fields of the templates of every exporter; the third has a field of variable length."""
+SAMPLING_TEMPLATE = 260
+ODDITIES = ["templates", "sampling", "gap", "late", "restart", "odd", "empty", "cut", "reserved"]
+DATAGRAMS = 150
+
+
+@dataclass
+class Exporter:
+    """One exporter of a version and domain; counts its datagrams as its protocol wants it, or otherwise."""
+
+    version: int
+    domain: int
+    counts_flows: bool
+    sequence: int = 1
+    uptime_ms: int = 100_000
+
+    def datagram(self, chance: Random) -> bytes:
+        """The next thing that it sends."""
+        kind = chance.choice(["data"] * 60 + ODDITIES)
+        if kind == "gap":
+            self.sequence += chance.randint(1, 40)
+        if kind == "late":
+            self.sequence = max(0, self.sequence - chance.randint(1, 3))
+        if kind == "restart":
+            self.sequence, self.uptime_ms = 0, 10
+        self.uptime_ms += 7
+        sets, flows = self.sets(chance, kind)
+        whole = self.v5(chance) if self.version == 5 else self.framed(b"".join(sets))
+        self.sequence = (self.sequence + (flows if self.counts_flows else 1)) & 0xFFFF_FFFF
+        return whole[: chance.randint(0, len(whole))] if kind == "cut" else whole
+
+    def sets(self, chance: Random, kind: str) -> tuple[list[bytes], int]:
+        """Its sets, and how many flows are in them."""
+        if kind == "templates":
+            return [self.template()], 0
+        if kind == "sampling":
+            scope = (struct.pack(">HHH", SAMPLING_TEMPLATE, 4, 4), struct.pack(">HHH", SAMPLING_TEMPLATE, 2, 1))
+            fields = struct.pack(">HHHH", 1, 4, 34, 4)
+            options = flow_set({9: 1}.get(self.version, 3), scope[self.version != 9] + fields)
+            return [options, flow_set(SAMPLING_TEMPLATE, struct.pack(">II", 1, chance.choice([10, 100])))], 1
+        if kind == "empty":
+            return [], 0
+        if kind == "reserved":
+            return [flow_set(77, b"1234")], 0
+        if kind == "odd":
+            return [flow_set(256, b"123"), bytes(chance.randint(0, 9))], 0
+        sets, flows = [], 0
+        for _ in range(chance.choice([1, 1, 1, 2, 20])):
+            number = chance.choice([256] * 20 + [257] * 5 + [258, 300])
+            count = chance.randint(1, 3)
+            flows += count
+            value = chance.randint(0, 200)
+            record = b"".join(
+                bytes([2, 65, 66]) if length == 65535 else value.to_bytes(length, "big")
+                for _, length in TEMPLATES.get(number, ((0, 8),))
+            )
+            sets.append(flow_set(number, record * count + bytes(chance.randint(0, 3))))
+        return sets, flows
+
+    def template(self) -> bytes:
+        """Its templates."""
+        body = b"".join(
+            struct.pack(">HH", number, len(fields)) + b"".join(struct.pack(">HH", *field) for field in fields)
+            for number, fields in TEMPLATES.items()
+            if self.version == 10 or number != 258
+        )
+        return flow_set(0 if self.version == 9 else 2, body)
+
+    def framed(self, sets: bytes) -> bytes:
+        """A datagram of v9 or IPFIX."""
+        if self.version == 9:
+            return struct.pack(">HHIIII", 9, 1, self.uptime_ms, 1_700_000_000, self.sequence, self.domain) + sets
+        return struct.pack(">HHIII", 10, 16 + len(sets), 1_700_000_000, self.sequence, self.domain) + sets
+
+    def v5(self, chance: Random) -> bytes:
+        """A datagram of v5."""
+        count = chance.randint(1, 3)
+        announced = chance.choice([count] * 30 + [0, 31])
+        times = self.uptime_ms, 1_700_000_000, 5
+        head = struct.pack(">HHIIIIHH", 5, announced, *times, self.sequence, self.domain, chance.choice([0] * 9 + [9]))
+        self.sequence += count - 1 if not self.counts_flows else 0
+        return head + bytes([chance.randint(0, 255)]) * 48 * count
+
+
+def flow_set(number: int, content: bytes) -> bytes:
+    """A set with its header."""
+    return struct.pack(">HH", number, len(content) + 4) + content
+
+
+def traffic(chance: Random) -> list[list[tuple[str, bytes]]]:
+    """Batches of datagrams with their senders."""
+    exporters = [
+        (f"192.0.2.{n}", Exporter(chance.choice([5, 9, 9, 10, 10]), n % 2, chance.random() < 0.3))
+        for n in range(chance.randint(1, 3))
+    ]
+    sent = [(address, one.framed(one.template())) for address, one in exporters if one.version != 5]
+    for _ in range(chance.randint(1, DATAGRAMS)):
+        address, one = chance.choice(exporters)
+        sent.append((address, one.datagram(chance)))
+    cuts = sorted(chance.randint(1, len(sent)) for _ in range(3))
+    return [sent[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(sent)], strict=True) if stop > start]
+
+
+def told(result: Result) -> Iterator[str]:
+    """All that a result says, an entry an event or refusal."""
+    for draft in result.outputs:
+        assert isinstance(draft, Draft)
+        assert all(len(column) == draft.count for column in draft.columns.values())
+        for row in flat_rows(Batch(draft.kind, "test", Producer(2, 1), 0, 1, draft.count, draft.columns)):
+            yield repr(sorted((name, value) for name, value in row.items() if name not in {"id", "parents"}))
+            yield repr(row.get("parents"))
+    for refusal in result.refusals:
+        yield repr((list(refusal.rows), refusal.reason, refusal.detail))
+
+
+def cooked(batches: list[list[tuple[str, bytes]]], many: int) -> list[Counter[str]]:
+    """What each batch gives, and a tick at the end, where so many datagrams are read together."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(netflow_collector, "_MANY", many)
+        patch.setattr(netflow_collector, "_SOME", many)
+        cooking, found, first = Cooking(Config()), [], 0
+        for batch in batches:
+            count = len(batch)
+            columns = {
+                "event.original": Bytes(*pack([payload for _, payload in batch])),
+                "host_address": column_of(FieldType.ADDRESS, [address for address, _ in batch]),
+                "observed": Numbers(np.arange(first, first + count, dtype=np.int64)),
+            }
+            raw = Batch(RAW, "test", Producer(1, 1), first, 1, count, columns)
+            found.append(Counter(told(cooking.on_batch(raw, first))))
+            first += count
+        return [*found, Counter(told(cooking.on_tick(2**62)))]
+
+
+@given(st.integers(0, 2**32))
+def test_together_is_as_one_by_one(seed: int) -> None:
+    """Events, gaps and refusals are the same."""
+    batches = traffic(Random(seed))
+    assert cooked(batches, 1) == cooked(batches, 10**9)
