@@ -229,7 +229,7 @@ class DatagramReceiver:
         """
         self._socket = bound
         self._pace = Pace()
-        self._is_full = False
+        self._taken = 0
         self._drops_seen = 0
         self._transport: asyncio.DatagramTransport | None = None
         library = None if one_at_a_time else _libc()
@@ -263,7 +263,7 @@ class DatagramReceiver:
             OSError: the socket failed.
         """
         taken = self._reader.take()
-        self._is_full = taken is not None and len(taken) == DRAIN_DATAGRAMS
+        self._taken = len(taken) if taken is not None else 0
         return taken
 
     async def receive(self) -> Datagrams:
@@ -272,7 +272,7 @@ class DatagramReceiver:
         Raises:
             OSError: the socket failed.
         """
-        await self._pace.wait(full=self._is_full)
+        await self._pace.wait(self._taken, full=self._taken == DRAIN_DATAGRAMS)
         while True:
             taken = self.take()
             if taken is not None:

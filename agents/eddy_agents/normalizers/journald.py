@@ -173,7 +173,7 @@ class _Reader:
             if len(frames):
                 await self._outlet.emit(_draft(frames, self._outlet.now_ns()))
                 self._remember(frames)
-            await pace.wait(full=len(data) == _READ_BYTES)
+            await pace.wait(len(frames), full=len(data) == _READ_BYTES)
 
     def _remember(self, frames: Frames) -> None:
         """Note the cursor of the last entry that has one, now that it was emitted."""

@@ -173,7 +173,7 @@ class _Lines:
                 if len(frames):
                     heard()
                 await self._emit(frames, columns)
-                await pace.wait(full=len(data) == _READ_BYTES)
+                await pace.wait(len(frames), full=len(data) == _READ_BYTES)
         except asyncio.CancelledError:
             await self._emit_last(framer.feed(await rest_of(reader, _READ_BYTES)), columns)
             raise

@@ -187,7 +187,7 @@ class _Streams:
                 if len(frames):
                     connection.heard()
                     await emit_or_count(self._outlet, sender.draft(frames))
-                await pace.wait(full=len(data) == read_bytes)
+                await pace.wait(len(frames), full=len(data) == read_bytes)
         except asyncio.CancelledError:
             frames = framer.feed(await rest_of(reader, read_bytes))
             sender.note_cut(frames)
