@@ -264,7 +264,7 @@ def test_a_query_while_a_file_is_written_takes_nothing_from_it(
         return gather([begun, *going])
 
     store.append([_flows(1), _flows(2), _flows(3)])
-    monkeypatch.setattr("eddy_mesh.store.sealed.gather", asked_meanwhile)
+    monkeypatch.setattr("eddy_mesh.store.pieces.gather", asked_meanwhile)
     store.seal(0, force=True)
     assert (store.held_rows, len(_ask(store, "SELECT *"))) == (0, 30)
 

@@ -157,6 +157,27 @@ FORMS: dict[str, Callable[[], list[tuple[str, Column]]]] = {
         ("user.name", Words(np.array([0, 1, 0], np.uint8), ("a", "b"), NULLS)),
         ("extra", any_column([{"user.name": "root"}, None, {"user.name": "x", "json.y": None}])),
     ],
+    "numbers that are constant in some": lambda: [
+        ("network.bytes", Numbers(np.array([1, 2, 70_000], np.uint32), NULLS)),
+        ("network.bytes", Constant(5, 3)),
+        ("network.bytes", Constant(6, 3)),
+        ("network.bytes", Numbers(np.array([1, 2, 3], np.uint8))),
+    ],
+    "different words": lambda: [
+        ("network.transport", Words(np.array([0, 1, 0], np.uint8), ("tcp", "udp"))),
+        ("network.transport", Constant("icmp", 3)),
+        ("network.transport", Words(np.array([0, 299, 0], np.uint16), tuple(map(str, range(300))), NULLS)),
+    ],
+    "octets": lambda: [
+        ("event.original", Constant(b"a", 3)),
+        ("event.original", Bytes(*pack([b"", b"b", b"c"]))),
+        ("event.original", Constant(b"", 3)),
+    ],
+    "v4 beside v6": lambda: [
+        ("source.ip", Addresses(np.array([1, 2, 3], ">u4"), NULLS)),
+        ("source.ip", Addresses(np.array([[0x20010DB8 << 32, 1], [0, 0], [0, 0xFFFF_0000_0001]], ">u8"))),
+        ("source.ip", Constant("192.0.2.1", 3)),
+    ],
     "anything": lambda: [
         ("json.x", any_column([1, "a", None])),
         ("json.x", Constant("b", 3)),
@@ -166,11 +187,16 @@ FORMS: dict[str, Callable[[], list[tuple[str, Column]]]] = {
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-@pytest.mark.parametrize("apart", [False, True], ids=["one file", "two files"])
+@pytest.mark.parametrize(("apart", "piece_rows"), [(False, 1000), (False, 1), (True, 1)], ids=["one", "pieces", "two"])
 def test_batches_of_different_form_join(
-    tmp_path: Path, form: Callable[[], list[tuple[str, Column]]], apart: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: Callable[[], list[tuple[str, Column]]],
+    apart: bool,
+    piece_rows: int,
 ) -> None:
-    """Batches that hold a field in different kinds of column lose nothing, sealed together or one after the other."""
+    """Batches that hold a field in different kinds of column lose nothing, in one file, in its pieces or in two."""
+    monkeypatch.setattr("eddy_mesh.store.pieces.PIECE_ROWS", piece_rows)
     batches = [
         _batch({name: column, "occurred": Constant(n, 3)}, first=3 * n) for n, (name, column) in enumerate(form())
     ]
@@ -222,7 +248,8 @@ def test_text_that_is_no_utf8_is_replaced(tmp_path: Path) -> None:
 
 def test_a_stream_is_read_as_often_as_it_is_asked_for() -> None:
     """DuckDB looks at the form first, and may scan a table twice."""
-    stream = ArrowStream(3, {"n": Numbers(np.array([True, False, True]), NULLS)})
+    columns = {"n": Numbers(np.array([True, False, True]), NULLS)}
+    stream = ArrowStream(columns, lambda: iter([(3, columns)]))
     with closing(duckdb.connect()) as connection:
         connection.register("v", stream)
         rows = connection.execute("SELECT a.n, b.n FROM v AS a POSITIONAL JOIN v AS b").fetchall()

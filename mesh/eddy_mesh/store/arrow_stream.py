@@ -1,4 +1,4 @@
-"""Columns as an Arrow stream of one batch, over the Arrow C data interface: DuckDB reads them without Python objects.
+"""Columns as an Arrow stream, over the Arrow C data interface: DuckDB reads them without Python objects.
 
 What may live here: the C structs, and how each kind of column is laid out in them. Nothing is copied but the bits of
 nulls and booleans; texts must be UTF-8.
@@ -9,7 +9,9 @@ Source: Apache Arrow, "The Arrow C data interface", "The Arrow C stream interfac
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from typing import TypeAlias
 
 import numpy as np
@@ -19,6 +21,7 @@ from eddy_mesh.columns import Bytes, Nulls, Numbers, Packed, Text, Words, pack
 
 Stored: TypeAlias = Numbers | Text | Words | Bytes
 """Columns that can be laid out."""
+Columns: TypeAlias = Mapping[str, Stored]
 
 _NULLABLE = 2
 _FORMATS = {
@@ -94,12 +97,13 @@ _new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _CAPSULE = b"arrow_array_stream"
 
 
-# What is released is Python's: it goes when nobody holds it any more.
+# What a stream has handed out is Python's: it goes when it is released and nobody holds it any more.
 def _forget_schema(schema: ctypes._Pointer[_Schema]) -> None:
     schema.contents.release = _ReleaseSchema()
 
 
 def _forget_array(array: ctypes._Pointer[_Array]) -> None:
+    _handed_out.pop(array.contents.private_data, None)
     array.contents.release = _ReleaseArray()
 
 
@@ -108,6 +112,9 @@ def _forget_stream(stream: ctypes._Pointer[_Stream]) -> None:
 
 
 _forgets = _ReleaseSchema(_forget_schema), _ReleaseArray(_forget_array), _ReleaseStream(_forget_stream)
+_handed_out: dict[int, list[object]] = {}
+"""Number of an array that is being read → what it needs."""
+_numbers = count(1)
 
 
 def _utf8(text: str) -> bytes:
@@ -115,32 +122,40 @@ def _utf8(text: str) -> bytes:
 
 
 class ArrowStream:
-    """Columns of one length, to be registered with DuckDB. They, and this, must live until it was read.
+    """Tables of the same columns, to be registered with DuckDB; this must live until it was read.
+
+    Attributes:
+        error: why making a table failed while DuckDB read; it then fails too.
 
     Args:
-        count: number of rows.
-        columns: by name. Null numbers and texts are not looked at.
+        first: columns of a table by name: names and kinds are those of all. Null numbers and texts are not looked at.
+        tables: number of rows and columns of each, made when it is read.
     """
 
-    def __init__(self, count: int, columns: Mapping[str, Stored]) -> None:
+    def __init__(self, first: Columns, tables: Callable[[], Iterator[tuple[int, Columns]]]) -> None:
+        self.error: Exception | None = None
+        self._tables = tables
         self._held: list[object] = []
-        laid = [self._laid(name, column) for name, column in columns.items()]
-        self._schema = self._schema_of(b"+s", b"", children=[schema for schema, _ in laid])
-        self._array = self._array_of(count, [None], children=[array for _, array in laid])
+        laid = [_laid(self._held, name, column)[0] for name, column in first.items()]
+        self._schema = _schema_of(self._held, b"+s", b"", children=laid)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Return a new stream as a capsule; the schema is always that of the columns."""
-        unread = [self._array]
+        unread = self._tables()
 
         def put_schema(_: object, out: ctypes._Pointer[_Schema]) -> int:
             ctypes.memmove(out, ctypes.byref(self._schema), ctypes.sizeof(_Schema))
             return 0
 
         def put_array(_: object, out: ctypes._Pointer[_Array]) -> int:
-            if unread:
-                ctypes.memmove(out, ctypes.byref(unread.pop()), ctypes.sizeof(_Array))
-            else:
-                ctypes.memset(out, 0, ctypes.sizeof(_Array))  # the end
+            ctypes.memset(out, 0, ctypes.sizeof(_Array))  # the end
+            try:
+                table = next(unread, None)
+                if table is not None:
+                    ctypes.memmove(out, ctypes.byref(_array_of_table(*table)), ctypes.sizeof(_Array))
+            except Exception as error:  # noqa: BLE001  # nothing may be raised into C
+                self.error = error
+                return errno.EIO
             return 0
 
         calls = _GetSchema(put_schema), _GetNext(put_array), _GetError(lambda _: None)
@@ -148,63 +163,81 @@ class ArrowStream:
         self._held += [stream, calls]
         return _new_capsule(ctypes.addressof(stream), _CAPSULE, None)
 
-    # --- layout ----------------------------------------------------------------------------------------------------
 
-    def _laid(self, name: str, column: Stored) -> tuple[_Schema, _Array]:
-        label = name.encode()
-        if isinstance(column, Words):
-            texts = Text(*pack([_utf8(value) for value in column.values]))
-            dictionary = self._laid("", texts)
-            codes = column.codes
-            return (
-                self._schema_of(_FORMATS[codes.dtype.str[1:]], label, dictionary=dictionary[0]),
-                self._array_of(len(codes), [self._bits(column.nulls), codes], column.nulls, dictionary=dictionary[1]),
-            )
-        if isinstance(column, Packed):
-            offsets, data = column.offsets.astype(np.int64), np.frombuffer(column.data, np.uint8)
-            return (
-                self._schema_of(b"U" if isinstance(column, Text) else b"Z", label),
-                self._array_of(len(column), [self._bits(column.nulls), offsets, data], column.nulls),
-            )
-        values = column.values.astype(column.values.dtype.newbyteorder("="), copy=False)
-        laid = np.packbits(values, bitorder="little") if values.dtype.kind == "b" else values
+def _array_of_table(rows: int, columns: Columns) -> _Array:
+    """A table as an array, with what it needs in `_handed_out` until it is released."""
+    held: list[object] = [columns]
+    array = _array_of(held, rows, [None], children=[_laid(held, name, column)[1] for name, column in columns.items()])
+    array.private_data = number = next(_numbers)
+    _handed_out[number] = held
+    return array
+
+
+# --- layout --------------------------------------------------------------------------------------------------------
+
+
+def _laid(held: list[object], name: str, column: Stored) -> tuple[_Schema, _Array]:
+    label = name.encode()
+    if isinstance(column, Words):
+        texts = Text(*pack([_utf8(value) for value in column.values]))
+        dictionary = _laid(held, "", texts)
+        codes = column.codes
         return (
-            self._schema_of(_FORMATS[values.dtype.str[1:]], label),
-            self._array_of(len(values), [self._bits(column.nulls), laid], column.nulls),
+            _schema_of(held, _FORMATS[codes.dtype.str[1:]], label, dictionary=dictionary[0]),
+            _array_of(held, len(codes), [_bits(column.nulls), codes], column.nulls, dictionary=dictionary[1]),
         )
+    if isinstance(column, Packed):
+        offsets, data = column.offsets.astype(np.int64), np.frombuffer(column.data, np.uint8)
+        return (
+            _schema_of(held, b"U" if isinstance(column, Text) else b"Z", label),
+            _array_of(held, len(column), [_bits(column.nulls), offsets, data], column.nulls),
+        )
+    values = column.values.astype(column.values.dtype.newbyteorder("="), copy=False)
+    laid = np.packbits(values, bitorder="little") if values.dtype.kind == "b" else values
+    return (
+        _schema_of(held, _FORMATS[values.dtype.str[1:]], label),
+        _array_of(held, len(values), [_bits(column.nulls), laid], column.nulls),
+    )
 
-    @staticmethod
-    def _bits(nulls: Nulls) -> npt.NDArray[np.uint8] | None:
-        return None if nulls is None else np.packbits(~nulls, bitorder="little")
 
-    def _schema_of(
-        self, form: bytes, name: bytes, *, children: list[_Schema] | None = None, dictionary: _Schema | None = None
-    ) -> _Schema:
-        schema = _Schema(form, name, None, _NULLABLE, len(children or ()))
-        if children is not None:
-            schema.children = (_SchemaPointer * len(children))(*map(ctypes.pointer, children))  # type: ignore[misc]  # ctypes' own type
-        if dictionary is not None:
-            schema.dictionary = ctypes.pointer(dictionary)
-        schema.release = _forgets[0]
-        self._held += [schema, form, name]
-        return schema
+def _bits(nulls: Nulls) -> npt.NDArray[np.uint8] | None:
+    return None if nulls is None else np.packbits(~nulls, bitorder="little")
 
-    def _array_of(
-        self,
-        count: int,
-        buffers: list[npt.NDArray[np.generic] | None],
-        nulls: Nulls = None,
-        *,
-        children: list[_Array] | None = None,
-        dictionary: _Array | None = None,
-    ) -> _Array:
-        laid = [None if buffer is None else np.ascontiguousarray(buffer) for buffer in buffers]
-        array = _Array(count, 0 if nulls is None else int(np.count_nonzero(nulls)), 0, len(laid), len(children or ()))
-        array.buffers = (ctypes.c_void_p * len(laid))(*(None if part is None else part.ctypes.data for part in laid))
-        if children is not None:
-            array.children = (_ArrayPointer * len(children))(*map(ctypes.pointer, children))  # type: ignore[misc]  # ctypes' own type
-        if dictionary is not None:
-            array.dictionary = ctypes.pointer(dictionary)
-        array.release = _forgets[1]
-        self._held += [array, laid]
-        return array
+
+def _schema_of(
+    held: list[object],
+    form: bytes,
+    name: bytes,
+    *,
+    children: list[_Schema] | None = None,
+    dictionary: _Schema | None = None,
+) -> _Schema:
+    schema = _Schema(form, name, None, _NULLABLE, len(children or ()))
+    if children is not None:
+        schema.children = (_SchemaPointer * len(children))(*map(ctypes.pointer, children))  # type: ignore[misc]  # ctypes' own type
+    if dictionary is not None:
+        schema.dictionary = ctypes.pointer(dictionary)
+    schema.release = _forgets[0]
+    held += [schema, form, name]
+    return schema
+
+
+def _array_of(
+    held: list[object],
+    count: int,
+    buffers: list[npt.NDArray[np.generic] | None],
+    nulls: Nulls = None,
+    *,
+    children: list[_Array] | None = None,
+    dictionary: _Array | None = None,
+) -> _Array:
+    laid = [None if buffer is None else np.ascontiguousarray(buffer) for buffer in buffers]
+    array = _Array(count, 0 if nulls is None else int(np.count_nonzero(nulls)), 0, len(laid), len(children or ()))
+    array.buffers = (ctypes.c_void_p * len(laid))(*(None if part is None else part.ctypes.data for part in laid))
+    if children is not None:
+        array.children = (_ArrayPointer * len(children))(*map(ctypes.pointer, children))  # type: ignore[misc]  # ctypes' own type
+    if dictionary is not None:
+        array.dictionary = ctypes.pointer(dictionary)
+    array.release = _forgets[1]
+    held += [array, laid]
+    return array

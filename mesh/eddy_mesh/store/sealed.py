@@ -20,12 +20,11 @@ from eddy_mesh.errors import StoreError
 from eddy_mesh.store.catalogue import Catalogue, SealedFile
 from eddy_mesh.store.config import escaped
 from eddy_mesh.store.disk import full_error, make_folder, store_error, sync_file
-from eddy_mesh.store.gather import gather
 from eddy_mesh.store.partition import SUFFIX, FileName, Partition, file_name
+from eddy_mesh.store.pieces import Pieces
 from eddy_mesh.store.restore import fetch_arrays, restore
-from eddy_mesh.store.summary import Summary, summarize
-from eddy_mesh.store.tables import table_of, text_literal, write_parquet
-from eddy_mesh.store.unfold import unfold
+from eddy_mesh.store.summary import Summary
+from eddy_mesh.store.tables import text_literal, write_parquet
 from eddy_mesh.whole_file import sync_folder
 
 if TYPE_CHECKING:
@@ -96,15 +95,15 @@ class SealedFiles:
         import duckdb  # noqa: PLC0415  # 65 MB that most processes never need
 
         stamp_ms = min(batch.stamp_ms for batch in batches)
-        batch = unfold(gather(batches))
-        summary = summarize(batch)
+        pieces = Pieces(batches)
         name = FileName(partition, stamp_ms, first_segment, last_segment)
         path = self._temporary / f"{first_segment}-{last_segment}{SUFFIX}"
         try:
             with self._writer.cursor() as cursor:
-                write_parquet(cursor, table_of(batch), str(path), self._options, msgspec.msgpack.encode(summary))
+                note = msgspec.msgpack.encode(pieces.summary)
+                write_parquet(cursor, pieces.form, pieces.tables, str(path), self._options, note)
             sync_file(path)
-            return SealedFile(name, path.stat().st_size, summary)
+            return SealedFile(name, path.stat().st_size, pieces.summary)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise store_error(error, path) from error

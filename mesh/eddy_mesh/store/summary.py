@@ -7,13 +7,14 @@ selects. The answer may be a wrong yes, never a wrong no.
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import TypeAlias
 from zlib import compress, decompress
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from eddy_mesh.batch import Batch
+from eddy_mesh.batch import Batch, Kind
 from eddy_mesh.cer import DESCRIPTORS, Value
 from eddy_mesh.columns import V4_MAPPED, Addresses, Column, Constant, Ids, Numbers, Text, Words, address_halves
 from eddy_mesh.fields import FieldType, type_of
@@ -27,6 +28,8 @@ _BITS = 18
 _MAX_TEXTS = 10_000
 """Plain texts are looked at one by one; with more of them than this the file is opened instead."""
 
+Limits: TypeAlias = tuple[int, int]
+"""Least and greatest."""
 _ODD = np.uint64(0x9E37_79B9_7F4A_7C15)
 _INT_TYPES = frozenset({FieldType.INT, FieldType.TIME, FieldType.LEVEL})
 _SURE_TYPES = _INT_TYPES | {FieldType.TEXT, FieldType.ADDRESS}
@@ -56,32 +59,70 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     marks: dict[str, bytes]
 
 
-def summarize(batch: Batch) -> Summary:
-    """Return the summary of what is about to be sealed.
+class Summing:
+    """Sums up what is about to be sealed, piece by piece.
 
     Args:
-        batch: as stored: gathered and unfolded, at least one event.
+        kind: of every event.
     """
-    ranges: dict[str, tuple[int, int]] = {}
-    marks: dict[str, bytes] = {}
-    present = {name: column for name, column in batch.columns.items() if not _is_empty(column)}
-    for name in (*DESCRIPTORS[batch.kind.event_class], *ENVELOPE):
-        column, kind = present.get(name), type_of(name)
-        if column is not None and kind in _INT_TYPES and (limits := _limits(column)):
-            ranges[name] = limits
-        elif column is not None and (hashes := _hashes(column, kind)) is not None:
-            marks[name] = _marked(hashes)
-    origins = _texts(batch.columns.get("origin")) or [batch.origin]
-    return Summary(
-        rows=batch.count,
-        occurred=_limits(present.get("occurred")),
-        observed=_limits(present.get("observed")),
-        ids=_id_limits(batch.ids()),
-        origins=origins if len(origins) <= MAX_ORIGINS else None,
-        fields=sorted(name for name in present if type_of(name) in _SURE_TYPES),
-        ranges=ranges,
-        marks=marks,
-    )
+
+    def __init__(self, kind: Kind) -> None:
+        self._names = (*DESCRIPTORS[kind.event_class], *ENVELOPE)
+        self._rows = 0
+        self._times: dict[str, Limits] = {}
+        self._ids: list[tuple[bytes, bytes]] = []
+        self._origins: set[str] = set()
+        self._fields: set[str] = set()
+        self._ranges: dict[str, Limits] = {}
+        self._marks: dict[str, npt.NDArray[np.bool_]] = {}
+        self._unsure: set[str] = set()
+
+    def add(self, batch: Batch) -> None:
+        """Take in a piece.
+
+        Args:
+            batch: as stored: gathered and unfolded, at least one event.
+        """
+        self._rows += batch.count
+        present = {name: column for name, column in batch.columns.items() if not _is_empty(column)}
+        for name in self._names:
+            if name in present:
+                self._add_values(name, present[name])
+        for name in ("occurred", "observed"):
+            _widen(self._times, name, _limits(present.get(name)))
+        self._ids.append(_id_limits(batch.ids()))
+        self._origins.update(_texts(batch.columns.get("origin")) or [batch.origin])
+        self._fields.update(name for name in present if type_of(name) in _SURE_TYPES)
+
+    def _add_values(self, name: str, column: Column) -> None:
+        kind = type_of(name)
+        if kind in _INT_TYPES and (limits := _limits(column)):
+            _widen(self._ranges, name, limits)
+        elif (places := _hashes(column, kind)) is not None:
+            self._marks.setdefault(name, np.zeros(1 << _BITS, np.bool_))[places] = True
+        else:
+            self._unsure.add(name)
+
+    def summary(self) -> Summary:
+        """Return the summary of all pieces, at least one."""
+        unsure = self._unsure | (self._ranges.keys() & self._marks.keys())
+        lows, highs = zip(*self._ids, strict=True)
+        return Summary(
+            rows=self._rows,
+            occurred=self._times.get("occurred"),
+            observed=self._times.get("observed"),
+            ids=(min(lows), max(highs)),
+            origins=sorted(self._origins) if len(self._origins) <= MAX_ORIGINS else None,
+            fields=sorted(self._fields),
+            ranges={name: limits for name, limits in self._ranges.items() if name not in unsure},
+            marks={name: _packed(marks) for name, marks in self._marks.items() if name not in unsure},
+        )
+
+
+def _widen(known: dict[str, Limits], name: str, limits: Limits | None) -> None:
+    if limits is not None:
+        low, high = known.get(name, limits)
+        known[name] = min(low, limits[0]), max(high, limits[1])
 
 
 def may_hold(summary: Summary, condition: Condition | None) -> bool:
@@ -147,7 +188,7 @@ def _is_empty(column: Column) -> bool:
     return column.nulls is not None and bool(column.nulls.all())
 
 
-def _limits(column: Column | None) -> tuple[int, int] | None:
+def _limits(column: Column | None) -> Limits | None:
     if isinstance(column, Constant) and type(column.value) is int:
         return column.value, column.value
     if not isinstance(column, Numbers) or column.values.dtype.kind not in "iu":
@@ -204,7 +245,5 @@ def _text_place(text: str) -> int:
     return int.from_bytes(digest, "big") >> (64 - _BITS)
 
 
-def _marked(places: npt.NDArray[np.uint64]) -> bytes:
-    marks = np.zeros(1 << _BITS, np.bool_)
-    marks[places] = True
+def _packed(marks: npt.NDArray[np.bool_]) -> bytes:
     return compress(np.packbits(marks, bitorder="little").tobytes(), 1)

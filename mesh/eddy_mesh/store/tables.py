@@ -13,7 +13,7 @@ What may live here: how each kind of column is written. How a stored table becom
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 HIGH, LOW = "#hi", "#lo"
 """Endings of the two columns of an address or id."""
 
-_MAX_ENUM = 256
+MAX_ENUM = 256
 """Most different texts of a column that are written as an ENUM."""
 _INT_TYPES = frozenset({FieldType.INT, FieldType.TIME, FieldType.LEVEL})
 _WHOLE = {FieldType.ADDRESS, FieldType.ID, FieldType.IDS}
@@ -62,17 +62,17 @@ class Table:
     Attributes:
         count: number of rows.
         columns: column name to values, one for each row.
-        constants: column name to an SQL literal, the same in every row.
+        constants: column name to the one value of every row.
     """
 
     count: int
     columns: dict[str, Stored] = field(default_factory=dict)
-    constants: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, Stored] = field(default_factory=dict)
 
     def select(self, view: str) -> str:
         """Return the SELECT that gives the table, its `stream` being registered as ``view``."""
         parts = [quoted(name) for name in self.columns]
-        parts += [f"{literal} AS {quoted(name)}" for name, literal in self.constants.items()]
+        parts += [f"{literal_of(column)} AS {quoted(name)}" for name, column in self.constants.items()]
         return f"SELECT {', '.join(parts)} FROM {quoted(view)}"  # noqa: S608  # quoted
 
     def select_coded(self, view: str) -> str:
@@ -80,18 +80,15 @@ class Table:
 
         In a query they would be no good: an ENUM can not be compared with a text that is not one of its own.
         """
-        parts = [
-            f"{_as_enum(quoted(name), _literals(column))} AS {quoted(name)}" for name, column in self.columns.items()
-        ]
+        parts = [f"{_as_enum(quoted(name), column)} AS {quoted(name)}" for name, column in self.columns.items()]
         parts += [
-            f"{_as_enum(literal, [literal] if _is_text(literal) else [])} AS {quoted(name)}"
-            for name, literal in self.constants.items()
+            f"{_as_enum(literal_of(column), column)} AS {quoted(name)}" for name, column in self.constants.items()
         ]
         return f"SELECT {', '.join(parts)} FROM {quoted(view)}"  # noqa: S608  # quoted
 
     def stream(self) -> ArrowStream:
         """Return what is to be registered; it must live until it was read."""
-        return ArrowStream(self.count, self.columns)
+        return ArrowStream(self.columns, lambda: iter([(self.count, self.columns)]))
 
 
 def table_of(batch: Batch) -> Table:
@@ -104,7 +101,7 @@ def table_of(batch: Batch) -> Table:
     untyped: dict[str, Column] = {}
     seen: set[str] = set()  # names of columns do not differ by case alone
     for name in ("stage", "event_class", "type"):
-        table.constants[name] = text_literal(str(getattr(batch.kind, name)))
+        table.constants[name] = _one_text(str(getattr(batch.kind, name)))
         seen.add(name)
     for name, column in batch.columns.items():
         if isinstance(column, Constant) and column.value is None:
@@ -116,33 +113,41 @@ def table_of(batch: Batch) -> Table:
             seen.add(name.lower())
     extra = encode_extra(untyped, batch.count)
     if isinstance(extra, str):
-        table.constants[EXTRA] = text_literal(extra)
+        table.constants[EXTRA] = _one_text(extra)
     elif extra is not None:
         table.columns[EXTRA] = extra
     return table
 
 
 def write_parquet(
-    connection: DuckDBPyConnection, table: Table, path: str, options: Mapping[str, str], note: bytes
+    connection: DuckDBPyConnection,
+    form: Table,
+    tables: Callable[[], Iterator[Table]],
+    path: str,
+    options: Mapping[str, str],
+    note: bytes,
 ) -> None:
-    """Write a table to a new Parquet file. DuckDB's errors pass through.
+    """Write tables of one form to a new Parquet file. DuckDB's errors, and those of ``tables``, pass through.
 
     Args:
         connection: used for this call only.
-        table: what is written, in its order.
+        form: a table with the same columns and constants as all of them, whatever its rows.
+        tables: what is written, in its order; each is made when it is read.
         path: name of the file.
         options: further options of COPY.
         note: kept in the footer under the key ``eddy``.
     """
-    stream = table.stream()
+    stream = ArrowStream(form.columns, lambda: ((table.count, table.columns) for table in tables()))
     connection.register("sealed", stream)
     settings = ", ".join(f"{name} {value}" for name, value in options.items())
     try:
-        select = table.select_coded("sealed")
+        select = form.select_coded("sealed")
         connection.execute(
             f"COPY ({select}) TO {text_literal(path)} (FORMAT parquet, {settings}, KV_METADATA {{eddy: $1}})",
             [note],
         )
+    except Exception as error:
+        raise stream.error or error from error
     finally:
         connection.unregister("sealed")
 
@@ -182,7 +187,7 @@ def _add_address(table: Table, name: str, column: Addresses) -> bool:
     low += np.uint64(V4_MAPPED)
     table.columns[name + LOW] = Numbers(low, column.nulls)
     if column.nulls is None:
-        table.constants[name + HIGH] = "0::UBIGINT"
+        table.constants[name + HIGH] = Numbers(np.zeros(1, np.uint64))
     else:
         table.columns[name + HIGH] = Numbers(np.zeros(len(low), np.uint64), column.nulls)
     return True
@@ -243,21 +248,13 @@ def _utf8(column: Text) -> Text:
     return Text(*pack(texts), column.nulls)
 
 
-def _as_enum(expression: str, literals: list[str]) -> str:
-    return f"CAST({expression} AS ENUM ({', '.join(literals)}))" if literals else expression
-
-
-def _literals(column: Stored) -> list[str]:
-    """The texts of a column as literals, none where they are too many or not all different."""
-    if not isinstance(column, Words) or len(column.values) > _MAX_ENUM or len({*column.values}) < len(column.values):
-        return []
-    literals = [text_literal(value) for value in column.values]
-    return literals if all(map(_is_text, literals)) else []
-
-
-def _is_text(literal: str) -> bool:
-    """Whether it is a plain literal: not of bytes, nor of a number."""
-    return literal.startswith("'") and literal.endswith("'")
+def _as_enum(expression: str, column: Stored) -> str:
+    """The expression of a column, as an ENUM where it has few different texts that all are plain literals."""
+    if not isinstance(column, Words) or not 0 < len({*column.values}) == len(column.values) <= MAX_ENUM:
+        return expression
+    if not all(map(str.isprintable, column.values)):
+        return expression
+    return f"CAST({expression} AS ENUM ({', '.join(map(text_literal, column.values))}))"
 
 
 def _clean(text: str) -> str:
@@ -270,10 +267,10 @@ def _clean(text: str) -> str:
 def _add_constant(table: Table, name: str, value: Value, field_type: FieldType) -> bool:
     if field_type in _WHOLE:
         return _add_constant_halves(table, name, value, field_type)
-    literal = _literal(value, field_type)
-    if literal is not None:
-        table.constants[name] = literal
-    return literal is not None
+    one = _one_row(value, field_type)
+    if one is not None:
+        table.constants[name] = one
+    return one is not None
 
 
 def _add_constant_halves(table: Table, name: str, value: Value, field_type: FieldType) -> bool:
@@ -289,32 +286,47 @@ def _add_constant_halves(table: Table, name: str, value: Value, field_type: Fiel
     elif isinstance(value, bytes) and len(value) == 16:
         high, low = int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")
     elif isinstance(value, bytes) and field_type is FieldType.IDS:
-        table.constants[name] = blob_literal(value)
+        table.constants[name] = Bytes(*pack([value]))
         return True
     else:
         return False
-    table.constants[name + HIGH], table.constants[name + LOW] = f"{high}::UBIGINT", f"{low}::UBIGINT"
+    for half, number in ((HIGH, high), (LOW, low)):
+        table.constants[name + half] = Numbers(np.array([number], np.uint64))
     return True
 
 
-def _literal(value: Value, field_type: FieldType) -> str | None:
+def _one_row(value: Value, field_type: FieldType) -> Stored | None:
     if field_type is FieldType.TEXT and isinstance(value, str):
-        return text_literal(_clean(value))
+        return _one_text(_clean(value))
     if field_type is FieldType.BYTES and isinstance(value, bytes):
-        return blob_literal(value)
+        return Bytes(*pack([value]))
     if field_type is FieldType.BOOL and isinstance(value, bool):
-        return str(value).upper()
+        return Numbers(np.array([value]))
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
         stored = _numbers(np.array([value]), field_type)
     except OverflowError:
         return None
-    if stored is None:
-        return None
-    if stored.dtype.kind == "f":
-        return f"'{float(stored[0])!r}'::DOUBLE"
-    return f"CAST({int(stored[0])} AS {_SQL_TYPES[stored.dtype.str[1:]]})"
+    return None if stored is None else Numbers(stored)
+
+
+def _one_text(text: str) -> Words:
+    return Words(np.zeros(1, np.uint8), (text,))
+
+
+def literal_of(column: Stored) -> str:
+    """Return the value of the first row of a column as an SQL literal."""
+    if isinstance(column, Words):
+        return text_literal(column.values[0])
+    if not isinstance(column, Numbers):
+        return blob_literal(column.bytes_at(0))
+    value, dtype = column.values[0], column.values.dtype
+    if dtype.kind == "b":
+        return str(bool(value)).upper()
+    if dtype.kind == "f":
+        return f"'{float(value)!r}'::DOUBLE"
+    return f"CAST({int(value)} AS {_SQL_TYPES[dtype.str[1:]]})"
 
 
 _SQL_TYPES = {
