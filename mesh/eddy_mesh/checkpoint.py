@@ -40,7 +40,7 @@ class CheckpointFile(Generic[T]):
         except FileNotFoundError:
             pass
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            outlet.notice("checkpoint_unreadable", path=str(self._path), reason=str(error))
+            outlet.notice("checkpoint_unreadable", **{"file.path": str(self._path), "error.message": str(error)})
         self._written = self.found
 
     async def keep(self, value: T) -> None:

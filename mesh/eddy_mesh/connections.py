@@ -142,7 +142,7 @@ class StreamListener:
             except OSError as error:
                 if error.errno not in _OUT_OF_FILES:
                     raise
-                self._complain(PAUSED, "times", None, reason=error.strerror, retry_s=_OUT_OF_FILES_S)
+                self._complain(PAUSED, "times", None, **{"error.message": error.strerror}, retry_s=_OUT_OF_FILES_S)
                 await asyncio.sleep(_OUT_OF_FILES_S)
                 continue
             self._take(connection, peer_of(name), tls, group)

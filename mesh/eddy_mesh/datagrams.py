@@ -26,7 +26,7 @@ import numpy.typing as npt
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
 from eddy_mesh.columns import V4_MAPPED, Addresses, Bytes, Column, Constant, Numbers, address_halves, pack
-from eddy_mesh.listening import Binding, Pace, bind, emit_last, emit_or_count, first_of, readable, wake
+from eddy_mesh.listening import STOP_WAIT_S, Binding, Pace, bind, emit_last, emit_or_count, first_of, readable, wake
 
 DRAIN_DATAGRAMS = 256
 """Most datagrams in one drain; at 1,400 bytes that is 350 kB, near the most that a NATS message carries."""
@@ -373,12 +373,13 @@ async def _forward(receiver: DatagramReceiver, outlet: Outlet, kind: Kind, media
         while True:
             await emit_or_count(outlet, _draft(await receiver.receive(), outlet.now_ns(), kind, media_type))
     except asyncio.CancelledError:
-        is_taken = True
+        loop = asyncio.get_running_loop()
+        is_taken, until_s = True, loop.time() + STOP_WAIT_S
         for _ in range(_STOP_DRAINS):
             rest = receiver.take()
             if rest is None:
                 break
-            if is_taken:
+            if is_taken and loop.time() < until_s:
                 is_taken = await emit_last(outlet, _draft(rest, outlet.now_ns(), kind, media_type))
             else:
                 outlet.lost("stopped", len(rest))

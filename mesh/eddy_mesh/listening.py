@@ -32,6 +32,7 @@ LONG_GATHER_S = 0.004
 """The same where less than `FEW` events came at a time, which cost nearly as much as many."""
 
 FEW = 32
+"""Events of a read that cost hardly more than one."""
 
 _NEXT_PORTS = 10
 """How many ports above a taken one are tried before any free one: a near, steady number is easier to find again."""
@@ -126,7 +127,7 @@ def bind(listen: str, binding: Binding, outlet: Outlet) -> socket.socket:
         event = "port_chosen"
     using = found.getsockname()[1]
     if using != wanted.port:
-        outlet.notice(event, transport=binding.transport, port=wanted.port, using=using)
+        outlet.notice(event, **{"network.transport": binding.transport}, port=wanted.port, using=using)
     return found
 
 
@@ -255,10 +256,12 @@ async def in_time(limit_s: float, work: Coroutine[object, object, object]) -> bo
     ``asyncio.timeout`` can not be used there: before Python 3.11.4 its expiry in a cancelled task is a CancelledError.
     """
     task = asyncio.ensure_future(work)
-    await asyncio.wait({task}, timeout=limit_s)
-    if not task.done():
-        task.cancel()
-        await asyncio.wait({task})
+    try:
+        await asyncio.wait({task}, timeout=limit_s)
+    finally:  # also where whoever waits is cancelled
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
     if task.cancelled():
         return False
     task.result()

@@ -102,7 +102,7 @@ class MemoryOutlet:
         return self._chosen(transport)[0]
 
     def _chosen(self, transport: str) -> list[int]:
-        return [int(str(told["using"])) for told in self.told("port_chosen") if told["transport"] == transport]
+        return [int(str(told["using"])) for told in self.told("port_chosen") if told["network.transport"] == transport]
 
 
 @asynccontextmanager

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from eddy_mesh.errors import EddyError, SecurityError, UsageError
+from eddy_mesh.errors import BusError, EddyError, SecurityError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -171,11 +172,21 @@ class Service:
         """Begin to answer; after it the server knows of every subject.
 
         Raises:
-            BusError: the bus refused a subject.
+            BusError: the bus refused a subject, or its server is away; then nothing is answered.
         """
         moment = datetime.fromtimestamp(self._clock_ns() / 1e9, UTC)
         self._started = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
         self._stats = [EndpointStats(e.name, e.subject, e.queue) for e in self._endpoints]
+        try:
+            await self._subscribe()
+            await self._bus.flush()
+        except BaseException:  # one that is cancelled too
+            for subscription in self._taken():
+                with suppress(BusError):  # why it did not start is told
+                    await subscription.unsubscribe()
+            raise
+
+    async def _subscribe(self) -> None:
         for endpoint, stats in zip(self._endpoints, self._stats, strict=True):
             answering = self._answering(endpoint, stats)
             self._subscriptions.append(await self._bus.subscribe(endpoint.subject, answering, queue=endpoint.queue))
@@ -183,13 +194,25 @@ class Service:
             describing = self._describing(document)
             for suffix in ("", f".{self._ping.name}", f".{self._ping.name}.{self._ping.id}"):
                 self._subscriptions.append(await self._bus.subscribe(f"$SRV.{verb}{suffix}", describing))
-        await self._bus.flush()
 
     async def stop(self) -> None:
-        """Answer what has arrived, then no more. Calling it twice is no error."""
+        """Answer what has arrived, then no more. Calling it twice is no error.
+
+        Raises:
+            BusError: the server is away; every subscription is ended all the same.
+        """
+        failed: BusError | None = None
+        for subscription in self._taken():
+            try:
+                await subscription.drain()
+            except BusError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _taken(self) -> list[Subscription]:
         subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
-            await subscription.drain()
+        return subscriptions
 
     def ping(self) -> Ping:
         """Say who it is."""

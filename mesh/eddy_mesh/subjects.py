@@ -111,6 +111,14 @@ def unescape(token: str) -> str:
     return raw.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
 
 
+def _tokens(subject: str, channel: str, count: int, *, or_more: bool = False) -> list[str]:
+    """Return the tokens of a subject as they were before `escape`."""
+    tokens = subject.split(".")
+    if len(tokens) < count or (len(tokens) > count and not or_more) or tokens[1] != channel:
+        raise WireError("subjects", f"{subject!r} is no {channel} subject")
+    return [unescape(token) for token in tokens]
+
+
 def _type_tokens(type_name: str) -> str:
     return ".".join(escape(part) for part in type_name.split("."))
 
@@ -137,15 +145,12 @@ def parse_event(subject: str) -> Address:
     Raises:
         WireError: not an event subject.
     """
-    tokens = subject.split(".")
-    if len(tokens) < 6 or tokens[1] != "event":
-        raise WireError("subjects", f"{subject!r} is not an event subject")
+    tokens = _tokens(subject, "event", 6, or_more=True)
     try:
         stage, event_class = Stage(tokens[2]), EventClass(tokens[3])
     except ValueError:
         raise WireError("subjects", f"{subject!r} has no known stage and class") from None
-    type_name = ".".join(map(unescape, tokens[4:-1]))
-    return Address(unescape(tokens[0]), stage, event_class, type_name, unescape(tokens[-1]))
+    return Address(tokens[0], stage, event_class, ".".join(tokens[4:-1]), tokens[-1])
 
 
 def events_of(backplane: str, stage: Stage, event_class: EventClass | None, type_name: str) -> str:
@@ -207,10 +212,8 @@ def parse_query(subject: str) -> tuple[str, str, str]:
     Raises:
         WireError: not a query subject.
     """
-    tokens = [unescape(token) for token in subject.split(".")]
-    if len(tokens) != 5 or tokens[1] != "query":
-        raise WireError("subjects", f"{subject!r} is not a query subject")
-    return tokens[2], tokens[3], tokens[4]
+    _, _, agent_type, agent, verb = _tokens(subject, "query", 5)
+    return agent_type, agent, verb
 
 
 def control(backplane: str, host: str, agent: str, verb: str) -> str:
@@ -239,12 +242,10 @@ def parse_control(subject: str) -> tuple[str, str, str]:
     Raises:
         WireError: not a control subject.
     """
-    tokens = [unescape(token) for token in subject.split(".")]
-    if len(tokens) == 4 and tokens[1] == "control" and tokens[2] == ALL:
-        return ALL, HOST, tokens[3]
-    if len(tokens) == 5 and tokens[1] == "control":
-        return tokens[2], tokens[3], tokens[4]
-    raise WireError("subjects", f"{subject!r} is not a control subject")
+    if subject.split(".")[2:3] == [ALL]:
+        return ALL, HOST, _tokens(subject, "control", 4)[3]
+    _, _, host, agent, verb = _tokens(subject, "control", 5)
+    return host, agent, verb
 
 
 def emit(backplane: str, type_name: str) -> str:
@@ -263,10 +264,7 @@ def parse_emit(subject: str) -> str:
     Raises:
         WireError: not an emit subject.
     """
-    tokens = subject.split(".")
-    if len(tokens) < 3 or tokens[1] != "emit":
-        raise WireError("subjects", f"{subject!r} is not an emit subject")
-    return ".".join(map(unescape, tokens[2:]))
+    return ".".join(_tokens(subject, "emit", 3, or_more=True)[2:])
 
 
 def status(backplane: str, host: str, agent: str) -> str:

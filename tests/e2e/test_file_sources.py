@@ -77,7 +77,8 @@ async def test_file_cut_in_place_begins_again(outlet: MemoryOutlet, tmp_path: Pa
         await outlet.until(lambda: len(outlet.rows) == 22)
     assert outlet.payloads[20:] == [b"new", b"behind a hole"]
     assert outlet.rows[21]["log.offset"] == 1000
-    assert len(outlet.told("file_truncated")) == 2
+    assert [told["log.file.path"] for told in outlet.told("file_truncated")] == [str(log)] * 2
+    assert outlet.told("file_truncated")[0]["log.offset"] == len(b"one\ntwo\n" * 10)
 
 
 async def test_file_goes_on_where_the_last_run_ended(outlet: MemoryOutlet, tmp_path: Path) -> None:
@@ -138,8 +139,8 @@ async def test_file_rest_is_flushed_and_odd_files_are_named(outlet: MemoryOutlet
         await outlet.until(lambda: len(outlet.rows) == 3)
     assert sorted(map(bytes, outlet.payloads)) == [b"no end", b"short", b"x" * 10]  # type: ignore[arg-type]
     assert len(outlet.told("checkpoint_unreadable")) == 1
-    assert len(outlet.told("file_not_text")) == 1
-    assert len(outlet.told("line_too_long")) == 1
+    assert outlet.told("file_not_text") == [{"log.file.path": str(tmp_path / "binary.log")}]
+    assert outlet.told("line_too_long") == [{"log.file.path": str(tmp_path / "long.log"), "max_line_bytes": 10}]
 
 
 FOLLOW = """
@@ -250,7 +251,7 @@ async def test_journal_goes_on_by_time_when_its_cursor_is_refused(outlet: Memory
     async with running(journald.Source(config), outlet):
         await outlet.until(lambda: len(outlet.rows) == 2)
     assert "--since=@5" in log.read_text().splitlines()[1]
-    assert outlet.told("journal_unavailable") == [{"reason": "Failed to seek to cursor", "retry_s": 0.01}]
+    assert outlet.told("journal_unavailable") == [{"error.message": "Failed to seek to cursor", "retry_s": 0.01}]
 
 
 async def test_host_without_journal_is_no_failure(outlet: MemoryOutlet, tmp_path: Path) -> None:
@@ -260,4 +261,4 @@ async def test_host_without_journal_is_no_failure(outlet: MemoryOutlet, tmp_path
         await outlet.until(lambda: outlet.notices)
         journal(tmp_path)
         await outlet.until(lambda: len(outlet.rows) == 2)
-    assert "is not installed" in str(outlet.told("journal_unavailable")[0]["reason"])
+    assert "is not installed" in str(outlet.told("journal_unavailable")[0]["error.message"])

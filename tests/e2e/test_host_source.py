@@ -93,6 +93,7 @@ async def test_a_process_and_its_connection_are_seen(method: host.Method, outlet
     if method is host.Method.POLLING:
         assert {row["event.provider"] for row in cooked(outlet)} == {"procfs"}
         assert "polling" in str(told[0]["method"])
+        assert {notice["event.reason"] for notice in told} == {"method = 'polling'"}
 
 
 def told_of_program(outlet: MemoryOutlet, pid: int, port: int) -> bool:

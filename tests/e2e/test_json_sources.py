@@ -41,6 +41,7 @@ async def test_json_lines_from_everywhere(outlet: MemoryOutlet, tmp_path: Path) 
     path.write_bytes(b'{"a":1}\n{"a":2}')
     await json_lines.Source(json_lines.Config(path=str(path))).run(outlet)
     assert outlet.payloads == [b'{"a":1}', b'{"a":2}']
+    assert outlet.told("input_ended") == [{"log.file.path": str(path)}]
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     async with running(json_lines.Source(json_lines.Config(path=str(pipe), listen=("127.0.0.1:0",))), outlet):

@@ -165,7 +165,7 @@ async def test_taken_port_is_a_warning_with_the_alternative(transport: str, outl
         wanted = Binding(binding.transport, fallback_ports=(using,))
         with bind(f"127.0.0.1:{taken}", wanted, outlet) as third:
             assert third.getsockname()[1] == using
-    assert outlet.told("port_taken") == [{"transport": transport, "port": taken, "using": using}] * 2
+    assert outlet.told("port_taken") == [{"network.transport": transport, "port": taken, "using": using}] * 2
 
 
 async def test_taken_port_is_a_failure_where_asked_for(outlet: MemoryOutlet) -> None:
@@ -213,8 +213,8 @@ async def test_syslog_line_of_a_mebibyte(outlet: MemoryOutlet) -> None:
         await send_tcp(port, b"x" * most + b"\n", b"y" * (most + 10) + b"\nz\n")
         await outlet.until(lambda: len(outlet.rows) == 3 and outlet.told("lines_cut"))
     assert outlet.payloads == [b"x" * most, b"y" * most, b"z"]
-    assert outlet.told("line_too_long") == [{"source": "127.0.0.1", "lines": 1}]
-    assert outlet.told("lines_cut") == [{"source": "127.0.0.1", "lines": 1, "skipped_bytes": 10}]
+    assert outlet.told("line_too_long") == [{"source.ip": "127.0.0.1", "edge.count": 1}]
+    assert outlet.told("lines_cut") == [{"source.ip": "127.0.0.1", "edge.count": 1, "skipped_bytes": 10}]
 
 
 def certificate(folder: Path) -> Path:

@@ -46,7 +46,9 @@ async def test_a_damaged_file_is_told_and_begins_anew(damaged: bytes, outlet: Me
     (outlet.state / "checkpoint.json").write_bytes(damaged)
     file = CheckpointFile(outlet, Place)
     assert file.found is None
-    assert len(outlet.told("checkpoint_unreadable")) == 1
+    (told,) = outlet.told("checkpoint_unreadable")
+    assert told == {"file.path": str(outlet.state / "checkpoint.json"), "error.message": told["error.message"]}
+    assert told["error.message"]
     await file.keep(Place(1))
     assert found(outlet) == Place(1)
 

@@ -59,6 +59,13 @@ def test_control_subjects_name_host_agent_and_verb() -> None:
     assert subjects.parse_control(subjects.control_all("eddy", "stats")) == ("all", "host", "stats")
 
 
+@pytest.mark.parametrize("tail", ["", "all", "all.b.ping", "h.ping", "h.b.ping.more"])
+def test_a_subject_that_is_no_command_is_a_wire_error(tail: str) -> None:
+    """One to all names no agent, one to an agent does."""
+    with pytest.raises(WireError, match="no control subject"):
+        subjects.parse_control(f"eddy.control.{tail}")
+
+
 @pytest.mark.parametrize(
     ("pattern", "subject"),
     [
@@ -83,9 +90,9 @@ def test_emit_and_query_subjects_are_read_as_they_were_built() -> None:
     """Types of several tokens, and agents with a slash; what is neither is refused."""
     assert subjects.parse_emit(subjects.emit("Own.Mesh", "Backup.done")) == "Backup.done"
     assert subjects.parse_query(subjects.query("eddy", "archive", "h.1/a", "select")) == ("archive", "h.1/a", "select")
-    with pytest.raises(WireError, match="not an emit subject"):
+    with pytest.raises(WireError, match="no emit subject"):
         subjects.parse_emit("eddy.event.x")
-    with pytest.raises(WireError, match="not a query subject"):
+    with pytest.raises(WireError, match="no query subject"):
         subjects.parse_query("eddy.query.archive.any")
 
 

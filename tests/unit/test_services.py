@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
 from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
-from eddy_mesh.errors import SecurityError, UsageError
+from eddy_mesh.errors import BusError, SecurityError, UsageError
 from eddy_mesh.services import Endpoint, Service, ServiceError, checked
 
 if TYPE_CHECKING:
@@ -128,6 +129,30 @@ async def test_stopped_service_is_gone(bus: MemoryBus) -> None:
     await service.stop()
     assert await bus.gather("$SRV.PING", b"", timeout_s=5) == []
     assert await bus.gather("eddy.query.echo", b"", timeout_s=5) == []
+
+
+@pytest.mark.parametrize("fails", ["subscribe", "flush"])
+@pytest.mark.parametrize("error", [BusError, asyncio.CancelledError])
+async def test_a_start_that_fails_leaves_nothing_behind(
+    bus: MemoryBus, fails: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each further try would add one more that answers; the next one that goes well answers once."""
+    service, last = made(bus, "one"), "$SRV.STATS.eddy-archive.one"
+    call = getattr(bus, fails)
+
+    async def refused(*arguments: object, **more: object) -> object:
+        if fails == "flush" or arguments[0] == last:
+            raise error("no server")
+        return await call(*arguments, **more)
+
+    monkeypatch.setattr(bus, fails, refused)
+    with pytest.raises(error):
+        await service.start()
+    monkeypatch.undo()
+    assert await bus.gather("$SRV.PING", b"", timeout_s=5) == []
+    assert await bus.gather("eddy.query.echo", b"", timeout_s=5) == []
+    async with service:
+        assert len(await bus.gather("eddy.query.echo", b"", timeout_s=5, idle_s=0.02)) == 1
 
 
 @pytest.mark.parametrize(

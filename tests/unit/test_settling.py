@@ -18,6 +18,7 @@ from eddy_mesh.cer import EventClass, Stage
 from eddy_mesh.config import HostConfig, convert
 from eddy_mesh.errors import BusError
 from eddy_mesh.runtime import router
+from eddy_mesh.runtime.durable import end
 from eddy_mesh.runtime.host import Host
 from eddy_mesh.topology import steps
 from eddy_mesh.topology.checks import checked
@@ -251,6 +252,39 @@ async def test_what_a_durable_edge_waits_for_is_in_the_status_of_its_agent(
     assert durable_ends(mesh)[0]["problem"] == mesh.host.cells["b"].status()["reason"] == ""
     await mesh.apply({"s": SOURCE, "b": SOURCE}, {}, retire="b")
     assert durable_ends(mesh) == []
+
+
+async def test_an_agent_that_keeps_failing_is_told_of_once_for_each_reason(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its edge tries again and again; the operator is told when the reason changes, and when one comes back later."""
+    monkeypatch.setattr(end, "RETRY_S", 0)
+    await mesh.apply({"s": SOURCE, "b": PASS}, {"kept": {"from": "s", "to": "b", **DURABLE}})
+    cell, reason, tries = mesh.host.cells["b"], "disk is broken", 0
+
+    async def settled() -> None:
+        nonlocal tries
+        tries += 1
+        if reason:
+            raise OSError(reason)
+
+    def told() -> list[str]:
+        return [text for agent, text in mesh.host.recent_notices if agent == "b" and text.startswith("edge waits")]
+
+    monkeypatch.setattr(cell, "settled", settled)
+    await mesh.emit("s")
+    await until(lambda: tries > 3)
+    assert len(told()) == 1
+    assert "disk is broken" in str(cell.status()["reason"])
+    reason, tries = "disk is gone", 0
+    await until(lambda: tries > 3)
+    assert len(told()) == 2
+    reason = ""
+    await until(lambda: durable_ends(mesh)[0]["acknowledged"] == 1)
+    reason, tries = "disk is gone", 0
+    await mesh.emit("s")
+    await until(lambda: tries > 3)
+    assert ["broken" in text for text in told()] == [True, False, False]
 
 
 def durable_ends(mesh: Mesh) -> list[dict[str, object]]:

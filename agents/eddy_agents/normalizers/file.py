@@ -27,7 +27,7 @@ from eddy_agents.wire.framing import MAX_FRAME_BYTES, Frames, LineFramer
 from eddy_agents.wire.tail import Checkpoint, FileKey, Look, Place, Start
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
-from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.checkpoint import CheckpointFile
 from eddy_mesh.columns import Column, Constant, Numbers
 from eddy_mesh.listening import in_time
@@ -226,7 +226,7 @@ class _Follower:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._tell("file_unreadable", path, reason=error.strerror or str(error))
+            self._tell("file_unreadable", path, **{"error.message": error.strerror or str(error)})
             return
         self._told.discard(("file_unreadable", path))
         status = os.fstat(descriptor)  # the path may name another file by now
@@ -261,7 +261,7 @@ class _Follower:
     def _tell(self, event: str, path: str, **fields: str | int) -> None:
         if (event, path) not in self._told:
             self._told.add((event, path))
-            self._outlet.notice(event, **({"path": path} if path else {}), **fields)
+            self._outlet.notice(event, **({"log.file.path": path} if path else {}), **fields)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class _Follower:
             try:
                 was_active |= await self._advance(followed)
             except OSError as error:  # a stale network mount: found again by the next search
-                self._tell("file_unreadable", followed.path, reason=error.strerror or str(error))
+                self._tell("file_unreadable", followed.path, **{"error.message": error.strerror or str(error)})
                 self._drop(followed)
         return was_active
 
@@ -292,7 +292,8 @@ class _Follower:
 
     async def _advance(self, followed: _Tail) -> bool:
         if followed.was_replaced():
-            self._outlet.notice("file_truncated", path=followed.path, offset=followed.place.offset)
+            told: dict[str, Value] = {"log.file.path": followed.path, "log.offset": followed.place.offset}
+            self._outlet.notice("file_truncated", **told)
             followed.seek(0)
         frames = followed.read(self._config.read_bytes)
         now_s = self._loop.time()
@@ -319,7 +320,8 @@ class _Follower:
 
     async def _emit(self, followed: _Tail, frames: Frames) -> None:
         if followed.is_first_long(frames):
-            self._outlet.notice("line_too_long", path=followed.path, max_line_bytes=self._config.max_line_bytes)
+            told: dict[str, Value] = {"log.file.path": followed.path, "max_line_bytes": self._config.max_line_bytes}
+            self._outlet.notice("line_too_long", **told)
         if count := len(frames):
             columns: dict[str, Column] = {
                 "event.original": frames.payloads,

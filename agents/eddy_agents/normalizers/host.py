@@ -226,7 +226,7 @@ class _Processes:
     async def follow(self, opened: ExitStack) -> None:
         events, reason = await self._subscribed(opened)
         method = "proc connector" if events else "polling"
-        self._outlet.notice("host_observation", watched="processes", method=method, reason=reason, level=6)
+        self._outlet.notice("host_observation", watched="processes", method=method, **{"event.reason": reason}, level=6)
         await self._look(0, is_first=True)
         if events is None:
             await self._poll()
@@ -285,7 +285,7 @@ class _Processes:
                 self._watch.apply(event, event.monotonic_ns + offset_ns)
         except WireError as error:
             self._outlet.lost("undecodable", 1)
-            self._outlet.notice("event_undecodable", reason=str(error))
+            self._outlet.notice("event_undecodable", **{"error.message": str(error)})
 
 
 # --- connections -------------------------------------------------------------------------------------------------
@@ -310,7 +310,9 @@ class _Connections:
     async def follow(self, opened: ExitStack) -> None:
         reason = await self._open(opened)
         method = str(self._sockets.provider) + (" with events" if self._ends else ", polling")
-        self._outlet.notice("host_observation", watched="connections", method=method, reason=reason, level=6)
+        self._outlet.notice(
+            "host_observation", watched="connections", method=method, **{"event.reason": reason}, level=6
+        )
         table = SocketTable(self._sockets.facts, self._config.max_sockets, are_ends_told=self._ends is not None)
         loop = asyncio.get_running_loop()
         while True:
@@ -392,7 +394,7 @@ class _Connections:
                 yield from inet_diag.decode(message).seen
             except WireError as error:
                 self._outlet.lost("undecodable", 1)
-                self._outlet.notice("event_undecodable", reason=str(error))
+                self._outlet.notice("event_undecodable", **{"error.message": str(error)})
 
     def _note_left_out(self, table: SocketTable) -> None:
         if table.left_out and not self._is_full:

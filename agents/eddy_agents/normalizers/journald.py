@@ -108,7 +108,7 @@ class _Reader:
             elif self._cursor is not None and not self._is_cursor_refused:
                 self._is_cursor_refused = True  # perhaps the journal was cleared: go on by time
             if reason != self._told:
-                self._outlet.notice("journal_unavailable", reason=reason, retry_s=wait_s)
+                self._outlet.notice("journal_unavailable", **{"error.message": reason}, retry_s=wait_s)
                 self._told = reason
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, self._config.max_retry_s)
@@ -169,7 +169,8 @@ class _Reader:
         while data := await output.read(_READ_BYTES):
             frames = framer.feed(data)
             if frames.cut:
-                self._outlet.notice("entry_too_long", entries=frames.cut, max_entry_bytes=self._config.max_entry_bytes)
+                cut = {"edge.count": frames.cut}
+                self._outlet.notice("entry_too_long", **cut, max_entry_bytes=self._config.max_entry_bytes)
             if len(frames):
                 await self._outlet.emit(_draft(frames, self._outlet.now_ns()))
                 self._remember(frames)

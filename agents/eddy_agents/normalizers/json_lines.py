@@ -140,14 +140,15 @@ class _Lines:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             await self._read_file(descriptor, path)
             return
+        columns = {"log.file.path": path}
         reader = asyncio.StreamReader(limit=_READ_BYTES)
         pipe = os.fdopen(descriptor, "rb", buffering=0)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
         try:
-            await self._forward(reader, {"log.file.path": path}, lambda: None)
-            self._outlet.notice("input_ended", path=path)
+            await self._forward(reader, columns, lambda: None)
+            self._outlet.notice("input_ended", **columns)
         finally:
             transport.close()
 
@@ -160,7 +161,7 @@ class _Lines:
                 await self._emit(framer.feed(data), columns)
                 await asyncio.sleep(0)
         await self._emit(framer.finish(), columns)
-        self._outlet.notice("input_ended", path=path)
+        self._outlet.notice("input_ended", **columns)
 
     async def _forward(
         self, reader: asyncio.StreamReader, columns: Mapping[str, str | int | None], heard: Callable[[], None]
@@ -182,7 +183,7 @@ class _Lines:
 
     async def _emit(self, frames: Frames, columns: Mapping[str, str | int | None]) -> None:
         if frames.cut:
-            self._outlet.notice("line_too_long", lines=frames.cut, **columns)
+            self._outlet.notice("line_too_long", **{"edge.count": frames.cut}, **columns)
         if len(frames):
             await emit_or_count(self._outlet, self._draft(frames, columns))
 

@@ -22,7 +22,7 @@ from eddy_agents.wire.framing import MAX_FRAME_BYTES, Frames, SyslogFramer
 from eddy_mesh.admission import FIRST_WAIT_S, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Limits
 from eddy_mesh.agent import Draft, Outlet
 from eddy_mesh.batch import Kind
-from eddy_mesh.cer import EventClass, Stage
+from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columns import Column, Constant, Numbers
 from eddy_mesh.connections import Connection, StreamListener
 from eddy_mesh.datagrams import take_in
@@ -230,9 +230,12 @@ class _Sender:
         self._cut += frames.cut
         self._cut_bytes += frames.cut_bytes
         if is_first:
-            self._outlet.notice("line_too_long", source=self._address, lines=self._cut)
+            self._outlet.notice("line_too_long", **self._told())
 
     def report_cut(self) -> None:
         """Tell how much was cut in all, once the connection has ended."""
         if self._cut:
-            self._outlet.notice("lines_cut", source=self._address, lines=self._cut, skipped_bytes=self._cut_bytes)
+            self._outlet.notice("lines_cut", **self._told(), skipped_bytes=self._cut_bytes)
+
+    def _told(self) -> dict[str, Value]:
+        return {"source.ip": self._address, "edge.count": self._cut}

@@ -37,30 +37,26 @@ class Agents:
 
     Args:
         surroundings: the host process.
-        router: local edges are entered there.
-        generations: which generations of edges are served.
-        demands: what is asked for on each backplane; one that an agent publishes to is added.
         address: address of this host for raw events, or None.
+
+    Attributes:
+        router: local edges.
+        generations: which generations of edges are served.
+        demands: what is asked for on each backplane that an agent publishes to.
     """
 
-    def __init__(
-        self,
-        surroundings: Surroundings,
-        router: Router,
-        generations: Generations,
-        demands: dict[str, Demand],
-        address: str | None,
-    ) -> None:
-        self.generations = generations
+    def __init__(self, surroundings: Surroundings, address: str | None) -> None:
+        self._around = surroundings
+        self.router = Router()
+        self.generations = Generations()
+        self.demands: dict[str, Demand] = {}
+        self._publish_to(surroundings.backplane)
         self.cells: dict[str, Cell] = {}
         self.agents: dict[str, AgentConfig] = {}
         self.blueprints: dict[str, Blueprint] = {}
         self.retired: deque[Ledger] = deque(maxlen=RETIRED)
-        self.wiring = Wiring(surroundings, router, generations, self.retired)
-        self.subscriptions = Subscriptions(surroundings, router)
-        self._around = surroundings
-        self._router = router
-        self._demands = demands
+        self.wiring = Wiring(surroundings, self.router, self.generations, self.retired)
+        self.subscriptions = Subscriptions(surroundings, self.router)
         self._epoch = surroundings.now_ns() // 1_000_000_000
         self._address = address
         self._numberings: dict[str, Numbering] = {}  # of removed agents too: one that comes again counts on
@@ -85,13 +81,17 @@ class Agents:
 
     def add(self, name: str, agent: AgentConfig, plan: Blueprint) -> None:
         """Add an agent with its local edges; it is not started."""
-        host, backplane = self._around.host, agent.backplane or self._around.backplane
-        if backplane not in self._demands:
-            self._demands[backplane] = Demand(self._around.bus, backplane, host, self.generations.is_current)
-        numbering = self._numbering(f"{backplane}/{host}/{name}")
+        backplane = agent.backplane or self._around.backplane
+        self._publish_to(backplane)
+        numbering = self._numbering(f"{backplane}/{self._around.host}/{name}")
         cell = Cell(name, agent.type, plan.build, self._around, numbering, Mailbox(agent.mailbox_events))
         self.cells[name], self.agents[name], self.blueprints[name] = cell, agent, plan
         self.subscriptions.join(cell, agent, plan)
+
+    def _publish_to(self, backplane: str) -> None:
+        if backplane not in self.demands:
+            around = self._around
+            self.demands[backplane] = Demand(around.bus, backplane, around.host, self.generations.is_current)
 
     def _numbering(self, agent: str) -> Numbering:
         held = self._numberings.get(agent)
@@ -124,10 +124,10 @@ class Agents:
         """
         await self._handled(cell, until_s)
         await self.receive_no_more(cell)
-        self._router.part(cell)
+        self.router.part(cell)
         await cell.drain(for_good=True)
         await self.keep_spooled(cell)
-        self._router.forget(cell)
+        self.router.forget(cell)
         self.keep(cell.ledgers())
         del self.cells[cell.name], self.agents[cell.name], self.blueprints[cell.name]
 

@@ -28,11 +28,10 @@ from eddy_mesh.errors import BusError, ConfigError, StoreError, UsageError
 from eddy_mesh.flows import Position
 from eddy_mesh.runtime import keeping
 from eddy_mesh.runtime.asking import Asking
-from eddy_mesh.runtime.demand import Demand
-from eddy_mesh.runtime.generations import Generations, Table
+from eddy_mesh.runtime.generations import Table
 from eddy_mesh.runtime.notices import Notices
 from eddy_mesh.runtime.roster import Roster
-from eddy_mesh.runtime.router import Route, Router
+from eddy_mesh.runtime.router import Route
 from eddy_mesh.runtime.unserved import Unserved
 from eddy_mesh.runtime.wiring import fences
 from eddy_mesh.store.local_store import LocalStore
@@ -66,18 +65,14 @@ class Host:
         self.now_ns = now_ns
         self.epoch = now_ns() // 1_000_000_000
         self.started_ns = now_ns()
-        self.router = Router()
-        self.generations = Generations()
-        self.demands: dict[str, Demand] = {
-            self.backplane: Demand(bus, self.backplane, self.host, self.generations.is_current)
-        }
-        self._unserved = Unserved(self.host, self.router)
         self.status_changed = asyncio.Event()
         self.local: LocalStore | None = None
         self.tags = TagGate(config.tags)
         self._state = state
-        self.roster = Roster(self, self.router, self.generations, self.demands, address)
-        self.cells, self.agents, self.blueprints = self.roster.cells, self.roster.agents, self.roster.blueprints
+        self.roster = roster = Roster(self, address)
+        self.cells, self.agents, self.blueprints = roster.cells, roster.agents, roster.blueprints
+        self.router, self.generations, self.demands = roster.router, roster.generations, roster.demands
+        self._unserved = Unserved(self.host, self.router)
         self._notices = Notices(self.host, self.roster)
         self.recent_notices = self._notices.recent
         self._asking = Asking(self)

@@ -18,10 +18,7 @@ from eddy_mesh.discovery import Blueprint, blueprints
 from eddy_mesh.effects import EFFECTS, differing
 from eddy_mesh.errors import ConfigError, UsageError
 from eddy_mesh.runtime.agents import Agents
-from eddy_mesh.runtime.demand import Demand
 from eddy_mesh.runtime.ends import Fences
-from eddy_mesh.runtime.generations import Generations
-from eddy_mesh.runtime.router import Router
 
 RETIRE_S = 20.0
 """Longest wait, when something ends, for what it still has to do; a backplane-manager waits 30 s for the answer."""
@@ -39,15 +36,8 @@ class Roster(Agents):
     Steps are done one after another. Each can be done again.
     """
 
-    def __init__(
-        self,
-        surroundings: Surroundings,
-        router: Router,
-        generations: Generations,
-        demands: dict[str, Demand],
-        address: str | None,
-    ) -> None:
-        super().__init__(surroundings, router, generations, demands, address)
+    def __init__(self, surroundings: Surroundings, address: str | None) -> None:
+        super().__init__(surroundings, address)
         self._wanted: Mapping[str, AgentConfig] = {}
         self._held_back: set[str] = set()  # new ones: what they make before their edges are served is lost
         self._paused: set[str] = set()  # sources that were about to go

@@ -129,7 +129,7 @@ class DurableEnd:
             self._running = asyncio.get_running_loop().create_task(self._run(), name=f"edge {self.spec.name}")
 
     async def _run(self) -> None:
-        cell, around = self._cell, self._around
+        cell, around, told = self._cell, self._around, ""
         while not self._finishing:
             spec = self.spec
             self._give_back()
@@ -142,7 +142,9 @@ class DurableEnd:
                 await receiver.run()
             except Exception as error:  # noqa: BLE001  # nothing was acknowledged: it comes again
                 self._edge.problem = str(error)
-                cell.notice("edge_waits", **{"edge.name": spec.name, "error.message": str(error)})
+                if receiver.counts["acknowledged"] or told != str(error):  # else nothing has changed since
+                    cell.notice("edge_waits", **{"edge.name": spec.name, "error.message": str(error)})
+                told = str(error)
                 await asyncio.sleep(RETRY_S)
 
     async def _deliver(self, batch: Batch) -> None:
