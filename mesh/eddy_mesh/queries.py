@@ -49,7 +49,6 @@ async def answer(bus: Bus, message: Message, asked: Answering, verb: str) -> Non
         verb: what is asked.
     """
     pages = _Pages(max(bus.max_payload - HEADER_BYTES, bus.max_payload // 2))
-    last = b""
     try:
         request = decode_object(message.data, "query")
         async with aclosing(asked.query(verb, request)) as rows:
@@ -57,14 +56,14 @@ async def answer(bus: Bus, message: Message, asked: Answering, verb: str) -> Non
                 page = pages.take() if row is FLUSH else pages.add(msgspec.json.encode(row))
                 if page or row is FLUSH:
                     await bus.publish(message.reply, page)
-        last, reason = pages.take(), pages.complaint
+        reason = pages.complaint
     except EddyError as error:
         reason = str(error) or type(error).__name__
     except Exception as error:  # noqa: BLE001  # a defect of one query must not end the agent
         reason = f"{type(error).__name__}: {error}"
     end = {END: "error", ERROR: _header_text(reason)} if reason else {END: "ok"}
     with suppress(BusError):  # the server is away; whoever asked is told by its own time-out
-        await bus.publish(message.reply, last, headers=end)
+        await bus.publish(message.reply, pages.take(), headers=end)  # also what was answered before an error
 
 
 class Progress:

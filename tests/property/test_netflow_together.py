@@ -27,7 +27,8 @@ RAW = Kind(Stage.RAW, EventClass.NETWORK, "netflow")
 TEMPLATES = {256: ((8, 4), (12, 4), (1, 4)), 257: ((27, 16), (28, 16)), 258: ((8, 4), (82, 65535)), 259: ((148, 8),)}
 """Ids and fields of the templates of every exporter; the third has a field of variable length."""
 SAMPLING_TEMPLATE = 260
-ODDITIES = ["templates", "sampling", "gap", "late", "restart", "odd", "empty", "cut", "reserved"]
+ODDITIES = ["templates", "sampling", "rate", "gap", "late", "again", "restart", "odd", "empty", "cut", "reserved"]
+LIMITS = [Config(), Config(max_exporters=2), Config(max_pending_sets=3), Config(reorder_datagrams=2)]
 DATAGRAMS = 150
 
 
@@ -40,12 +41,15 @@ class Exporter:
     counts_flows: bool
     sequence: int = 1
     uptime_ms: int = 100_000
+    sent: bytes = b""
 
     def datagram(self, chance: Random) -> bytes:
         """The next thing that it sends."""
         kind = chance.choice(["data"] * 60 + ODDITIES)
+        if kind == "again" and self.sent:
+            return self.sent
         if kind == "gap":
-            self.sequence += chance.randint(1, 40)
+            self.sequence = (self.sequence + chance.randint(1, 40)) & 0xFFFF_FFFF
         if kind == "late":
             self.sequence = max(0, self.sequence - chance.randint(1, 3))
         if kind == "restart":
@@ -54,6 +58,8 @@ class Exporter:
         sets, flows = self.sets(chance, kind)
         whole = self.v5(chance) if self.version == 5 else self.framed(b"".join(sets))
         self.sequence = (self.sequence + (flows if self.counts_flows else 1)) & 0xFFFF_FFFF
+        if chance.random() < 0.1:
+            self.sent = whole
         return whole[: chance.randint(0, len(whole))] if kind == "cut" else whole
 
     def sets(self, chance: Random, kind: str) -> tuple[list[bytes], int]:
@@ -65,6 +71,8 @@ class Exporter:
             fields = struct.pack(">HHHH", 1, 4, 34, 4)
             options = flow_set({9: 1}.get(self.version, 3), scope[self.version != 9] + fields)
             return [options, flow_set(SAMPLING_TEMPLATE, struct.pack(">II", 1, chance.choice([10, 100])))], 1
+        if kind == "rate":
+            return [flow_set(SAMPLING_TEMPLATE, struct.pack(">II", 1, chance.choice([10, 100])))], 1
         if kind == "empty":
             return [], 0
         if kind == "reserved":
@@ -105,7 +113,7 @@ class Exporter:
         announced = chance.choice([count] * 30 + [0, 31])
         times = self.uptime_ms, 1_700_000_000, 5
         head = struct.pack(">HHIIIIHH", 5, announced, *times, self.sequence, self.domain, chance.choice([0] * 9 + [9]))
-        self.sequence += count - 1 if not self.counts_flows else 0
+        self.sequence += count - 1 if not self.counts_flows else 0  # `datagram` wraps it
         return head + bytes([chance.randint(0, 255)]) * 48 * count
 
 
@@ -116,9 +124,13 @@ def flow_set(number: int, content: bytes) -> bytes:
 
 def traffic(chance: Random) -> list[list[tuple[str, bytes]]]:
     """Batches of datagrams with their senders."""
+    versions = [5, 9, 9, 10, 10]
     exporters = [
-        (f"192.0.2.{n}", Exporter(chance.choice([5, 9, 9, 10, 10]), n % 2, chance.random() < 0.3))
-        for n in range(chance.randint(1, 3))
+        (
+            f"192.0.2.{n // 3}",
+            Exporter(chance.choice(versions), n % 3, chance.random() < 0.3, chance.choice([1, 1, 2**32 - 60])),
+        )
+        for n in range(chance.randint(1, 4))
     ]
     sent = [(address, one.framed(one.template())) for address, one in exporters if one.version != 5]
     for _ in range(chance.randint(1, DATAGRAMS)):
@@ -140,27 +152,86 @@ def told(result: Result) -> Iterator[str]:
         yield repr((list(refusal.rows), refusal.reason, refusal.detail))
 
 
-def cooked(batches: list[list[tuple[str, bytes]]], many: int) -> list[Counter[str]]:
+def raw_batch(batch: list[tuple[str, bytes]], first: int) -> Batch:
+    """The raw events of datagrams."""
+    columns = {
+        "event.original": Bytes(*pack([payload for _, payload in batch])),
+        "host_address": column_of(FieldType.ADDRESS, [address for address, _ in batch]),
+        "observed": Numbers(np.arange(first, first + len(batch), dtype=np.int64)),
+    }
+    return Batch(RAW, "test", Producer(1, 1), first, 1, len(batch), columns)
+
+
+def cooked(batches: list[list[tuple[str, bytes]]], many: int, config: Config) -> list[Counter[str]]:
     """What each batch gives, and a tick at the end, where so many datagrams are read together."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(netflow_collector, "_MANY", many)
         patch.setattr(netflow_collector, "_SOME", many)
-        cooking, found, first = Cooking(Config()), [], 0
+        cooking, found, first = Cooking(config), [], 0
         for batch in batches:
-            count = len(batch)
-            columns = {
-                "event.original": Bytes(*pack([payload for _, payload in batch])),
-                "host_address": column_of(FieldType.ADDRESS, [address for address, _ in batch]),
-                "observed": Numbers(np.arange(first, first + count, dtype=np.int64)),
-            }
-            raw = Batch(RAW, "test", Producer(1, 1), first, 1, count, columns)
-            found.append(Counter(told(cooking.on_batch(raw, first))))
-            first += count
+            found.append(Counter(told(cooking.on_batch(raw_batch(batch, first), first))))
+            first += len(batch)
         return [*found, Counter(told(cooking.on_tick(2**62)))]
 
 
-@given(st.integers(0, 2**32))
-def test_together_is_as_one_by_one(seed: int) -> None:
+@given(st.integers(0, 2**32), st.sampled_from(LIMITS))
+def test_together_is_as_one_by_one(seed: int, config: Config) -> None:
     """Events, gaps and refusals are the same."""
     batches = traffic(Random(seed))
-    assert cooked(batches, 1) == cooked(batches, 10**9)
+    assert cooked(batches, 1, config) == cooked(batches, 10**9, config)
+
+
+# --- what was otherwise once --------------------------------------------------------------------------------------
+
+
+def assert_the_same(sent: list[tuple[str, bytes]], config: Config | None = None) -> None:
+    """Together or one by one gives the same; the first two datagrams come in a batch before."""
+    batches, limits = [sent[:2], sent[2:]], config or Config()
+    assert cooked(batches, 1, limits) == cooked(batches, 10**9, limits)
+
+
+def flows(exporter: Exporter, count: int = 2) -> bytes:
+    """The next datagram of an exporter that counts datagrams: flows of the first template."""
+    exporter.sequence += 1
+    return exporter.framed(flow_set(256, bytes(12) * count))
+
+
+def test_repeats_of_what_was_read_together_are_known() -> None:
+    """The oldest of the last ``reorder_datagrams`` is still known when it comes again, however often."""
+    one = Exporter(9, 1, counts_flows=False, sequence=0)
+    sent = [one.framed(one.template()), *(flows(one) for _ in range(30))]
+    again = sent[-Config().reorder_datagrams]
+    parts = [[("192.0.2.1", payload) for payload in part] for part in (sent[:5], sent[5:], [*[again] * 5, flows(one)])]
+    together = cooked(parts, 1, Config())
+    assert not any("netflow.gap" in text for part in together for text in part)
+    assert together == cooked(parts, 10**9, Config())
+
+
+def test_a_rate_told_in_one_domain_holds_from_then_on_in_another() -> None:
+    """Flows that came before it do not have it, although their stream is read after that of the rate."""
+    rate, other = Exporter(9, 1, counts_flows=False), Exporter(9, 2, counts_flows=False)
+    announced, said = rate.sets(Random(1), "sampling")[0]
+    sent = [other.framed(other.template()), rate.framed(rate.template() + announced)]
+    sent += [flows(other) for _ in range(20)]
+    sent += [rate.framed(said)]
+    sent += [flows(other) for _ in range(20)]
+    assert_the_same([("192.0.2.1", payload) for payload in sent])
+
+
+def test_the_exporter_heard_of_longest_ago_is_forgotten() -> None:
+    """Where streams are read one after the other it still is the one whose last datagram is older."""
+    first, second, third = (Exporter(9, domain, counts_flows=False) for domain in (1, 2, 3))
+    sent = [one.framed(one.template()) for one in (first, second)]
+    sent += [flows(one) for _ in range(20) for one in (second, first)]
+    sent += [third.framed(third.template()), flows(first)]
+    found = cooked(
+        [[("192.0.2.1", payload) for payload in part] for part in (sent[:2], sent[2:])], 1, Config(max_exporters=2)
+    )
+    assert not any("template_unknown" in text for part in found for text in part)
+    assert_the_same([("192.0.2.1", payload) for payload in sent], Config(max_exporters=2))
+
+
+def test_a_batch_of_nothing_gives_nothing() -> None:
+    """A batch whose events a select has all left out is no error."""
+    empty = raw_batch([("192.0.2.1", b""), ("192.0.2.2", b"")], 0).take(np.zeros(0, np.intp))
+    assert not list(told(Cooking(Config()).on_batch(empty, 0)))

@@ -67,6 +67,21 @@ def test_the_command_refuses_a_mistaken_file(tmp_path: Path) -> None:
     assert all(hint in result.stderr for _, hint in EXPECTED)
 
 
+def test_of_very_many_mistakes_the_first_are_shown(tmp_path: Path) -> None:
+    """A file of hundreds does not bury what to mend first, and it is said how many are left out; 50 are all shown."""
+    path = tmp_path / "edge.toml"
+    path.write_text("".join(f'[agents.a{number}]\ntype = "nix"\n' for number in range(51)))
+    lines = check(path).stderr.splitlines()
+    assert [line.partition("agents.")[2].partition(":")[0].split(".")[0] for line in lines[:50]] == [
+        f"a{number}" for number in range(50)
+    ]
+    assert lines[50:] == ["... and 1 more mistake: mend these first, and check again"]
+    path.write_text("".join(f'[agents.a{number}]\ntype = "nix"\n' for number in range(50)))
+    lines = check(path).stderr.splitlines()
+    assert len(lines) == 50
+    assert "more mistake" not in lines[-1]
+
+
 def test_a_right_file_is_ok(tmp_path: Path) -> None:
     """One line says so, with the number of agents."""
     path = tmp_path / "edge.toml"

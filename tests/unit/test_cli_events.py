@@ -187,6 +187,14 @@ def test_an_age_is_a_time_in_the_past() -> None:
     assert period("", "") == ""
 
 
+@pytest.mark.parametrize("text", ["20y", "yesterday", "10:00", "64KiB", "5"])
+def test_what_is_no_time_is_told_of_the_option(text: str) -> None:
+    """The text and the option as they were written, not the statement that was made of them."""
+    with pytest.raises(UsageError, match=f"^--until '{text}' is no time: write 10m, ") as caught:
+        period("1h", text)
+    assert "SELECT" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [("it's", ()), ("10.0.0.0/8", ()), ("22", ("destination.port",)), ("x", ("json.a", "process.name")), ("::1", ())],

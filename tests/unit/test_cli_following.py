@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import pytest
 
 from eddy_mesh import queries, subjects
@@ -118,8 +119,8 @@ async def test_a_change_is_followed_past_its_manager(
     assert manager.looks == 4
 
 
-async def test_a_change_that_went_back_is_an_error(manager: Manager) -> None:
-    """Another manager took it over and rolled it back: the reason is that of the revision after it."""
+async def test_a_change_that_went_back_is_an_error(manager: Manager, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another manager took it over and rolled it back: the reason is that of the revision after it, and told once."""
     manager.is_killed = True
     why = "revision 2 rolled back: b/find failed"
     manager.histories = [
@@ -129,6 +130,7 @@ async def test_a_change_that_went_back_is_an_error(manager: Manager) -> None:
     ]
     with pytest.raises(EddyError, match="revision 2 rolled back: b/find failed"):
         await apply(manager)
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["rolled_back", "revision", "3"]
 
 
 async def test_a_refusal_is_told_at_once(manager: Manager) -> None:
@@ -141,6 +143,24 @@ async def test_a_refusal_is_told_at_once(manager: Manager) -> None:
     manager.histories = [[line(2, "given-up"), line(3, "applied", "revision 2 refused: b is not there")]]
     with pytest.raises(EddyError, match="revision 2 refused: b is not there"):
         await apply(manager)
+
+
+@pytest.mark.parametrize("step", ["refused", "rolled_back"])
+@pytest.mark.parametrize("is_told", [True, False], ids=["told by the manager", "read in the record"])
+async def test_the_row_of_a_change_that_went_back_comes_once(
+    manager: Manager, capsys: pytest.CaptureFixture[str], step: str, is_told: bool
+) -> None:
+    """It is the last row, whether its manager told it or only the record has it; nobody looks where it was told."""
+    why = f"revision 2 {step.replace('_', ' ')}: b/find failed"
+    end: Answer = {"step": step, "revision": 3, "what": why}
+    manager.first, manager.error = [BEGIN, *([end] if is_told else [])], why
+    manager.histories = [[line(2, "given-up"), line(3, "applied", why)]]
+    steps = Steps(Settings(json=True))
+    with pytest.raises(EddyError, match=why):
+        await follow(cast("Mesh", manager), steps, "apply", {})
+    assert [msgspec.json.decode(text) for text in capsys.readouterr().out.splitlines()] == [BEGIN, end]
+    assert steps.went_back
+    assert manager.looks == (0 if is_told else 1)
 
 
 async def test_nobody_is_waited_for_without_end(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:

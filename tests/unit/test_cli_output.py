@@ -21,6 +21,7 @@ from eddy_mesh.cli.output import (
     table_text,
     time_of_day,
 )
+from eddy_mesh.cli.screen import fitting
 
 DAY_NS = 86_400_000_000_000
 
@@ -148,6 +149,20 @@ def test_columns_keep_their_place_and_numbers_end_together() -> None:
         "a           1  x",
         "longer  1,000  y\\x1b",
     ]
+
+
+def test_a_table_that_is_shown_again_fits_its_screen() -> None:
+    """Spare columns go and long texts give, so that what stands last is seen; what no screen holds is counted."""
+    columns = [Column("name"), Column("spare", spare=True), Column("count", right=True)]
+    rows = [[Cell("n" * 40), Cell("s"), Cell("1,000")], [Cell("m"), Cell("s"), Cell("2")]]
+    shown = table_text(columns, rows, colour=False, width=30).splitlines()
+    assert shown == [
+        "name                     count",
+        "nnnnnnnnnnnnnnnnnnnnnn…  1,000",
+        "m                            2",
+    ]
+    assert fitting(shown, 4) == (shown[:2], 1)
+    assert fitting(shown, 5) == (shown, 0)
 
 
 def test_a_table_of_nothing_is_nothing() -> None:

@@ -106,7 +106,7 @@ def test_every_command_is_there_and_says_what_its_entry_says(name: str) -> None:
         (["why", "zz"], "eddy why shows some"),
         (["emit", "netflow"], "netflow takes no lines: use eddy cook"),
         (["emit", "host.process"], "use eddy cook"),
-        (["top", "host", "--since", "yesterday"], "-4h"),
+        (["top", "host", "--since", "yesterday"], "write 10m, 1h or 2d"),
         (["top", "source.ip", "--watch", "--since", "1h"], "--watch"),
         (["query", "--csv", "SELECT *"], "SELECT occurred"),
         (["query", "--csv", "--json", "SELECT host"], "contradict"),

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from eddy_mesh.cli import changing
+from eddy_mesh.cli import topology as topology_command
 from eddy_mesh.cli.changing import who
 from eddy_mesh.cli.managing import Steps
 from eddy_mesh.cli.settings import Settings
@@ -88,7 +89,14 @@ def test_what_is_applied_is_what_was_shown(tmp_path: Path, monkeypatch: pytest.M
     ("plan", "row", "status"),
     [
         ({"agents": []}, {"step": "nothing", "what": "nothing would change", "revision": 4}, 0),
-        ({"agents": [{}], "missing": ["b"]}, {"step": "failed", "error": "not there: b: start it, "}, 2),
+        (
+            {"agents": [{}], "missing": ["b"]},
+            {
+                "step": "failed",
+                "error": "not there: b: start it, take it out of the manifest, or let it be with --without b",
+            },
+            2,
+        ),
         ({"agents": [{}]}, {"step": "failed", "error": "revision 5 rolled back: "}, 1),
     ],
 )
@@ -113,6 +121,35 @@ def test_every_end_is_a_row(
     assert (result.exit_code, told["step"], told.get("revision")) == (status, row["step"], row.get("revision"))
     assert str(told.get("error", "")).startswith(str(row.get("error", "")))
     assert told.get("error", "") in result.stderr
+
+
+def test_a_change_that_went_back_ends_with_its_own_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program reads refused or rolled_back last, no row failed after it; the status is 1 all the same."""
+
+    async def planned(_mesh: object, _verb: str, _request: object) -> Answer:
+        return {"revision_before": 4, "agents": [{}]}
+
+    async def follow(_mesh: object, steps: Steps, *_: object) -> None:
+        steps.show({"step": "rolled_back", "revision": 6, "what": "revision 5 rolled back: b/y is failed"})
+        raise EddyError("revision 5 rolled back: b/y is failed")
+
+    monkeypatch.setattr(changing, "ask_one", planned)
+    monkeypatch.setattr(changing, "follow", follow)
+    monkeypatch.setattr(changing, "with_mesh", lambda _settings, work: asyncio.run(work(None)))
+    file = tmp_path / "site.toml"
+    file.write_text(MANIFEST)
+    result = eddy("--json", "apply", str(file))
+    (told,) = map(msgspec.json.decode, result.stdout.splitlines())
+    assert (result.exit_code, told["step"]) == (1, "rolled_back")
+
+
+def test_a_history_of_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not an empty screen; a program gets no rows."""
+    monkeypatch.setattr(topology_command, "with_mesh", lambda _settings, _work: [])
+    for arguments in (["topology", "history"], ["--json", "topology", "history"]):
+        result = eddy(*arguments)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert ("no topology was applied" in result.stderr) is (arguments[0] == "topology")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_guessing_is_told_when_found_and_when_over() -> None:
     evidence = end["diagnosis.evidence"]
     assert isinstance(evidence, list)
     assert len(set(evidence)) == 10
-    assert "10 failed logins from 192.0.2.66 as root in 9.0 s" in str(end["diagnosis.hypothesis"])
+    assert "10 failed logins from 192.0.2.66 as root, within 9.0 s" in str(end["diagnosis.hypothesis"])
 
 
 def test_several_lines_of_one_attempt_count_once() -> None:
@@ -117,7 +117,7 @@ def test_failures_without_a_user_count_for_their_source() -> None:
     (row,) = _feed(Detector(Config()), [_login(n, user__name=None) for n in range(5)])
     assert row["event.action"] == "password_guessing"
     assert "user.name" not in row
-    assert "as a user that is not named" in str(row["diagnosis.hypothesis"])
+    assert "as users that are not named" in str(row["diagnosis.hypothesis"])
     both = [_login(n, user__name=name) for n in range(4) for name in (f"u{n}", None)]
     assert not _feed(Detector(Config()), both)
 

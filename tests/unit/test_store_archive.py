@@ -12,7 +12,7 @@ import pytest
 
 from eddy_mesh.batch import Batch, Kind, Producer, join
 from eddy_mesh.cer import EventClass, EventId, Stage, Value
-from eddy_mesh.columns import Addresses, Column, Constant, Numbers, Words
+from eddy_mesh.columns import Addresses, Column, Constant, Numbers, Text, Words
 from eddy_mesh.errors import StoreError, UsageError
 from eddy_mesh.rows import flat_rows
 from eddy_mesh.selection.parse import compile_statement
@@ -267,6 +267,19 @@ def test_a_query_while_a_file_is_written_takes_nothing_from_it(
     monkeypatch.setattr("eddy_mesh.store.pieces.gather", asked_meanwhile)
     store.seal(0, force=True)
     assert (store.held_rows, len(_ask(store, "SELECT *"))) == (0, 30)
+
+
+def test_long_texts_are_sealed_in_little_memory(folder: Path) -> None:
+    """A row group of long texts is smaller than one of flows: else no seal would ever find its memory again."""
+    count, length = 20_000, 2_000
+    letters = np.random.default_rng(1).integers(97, 123, count * length, np.uint8).tobytes()
+    message = Text(np.arange(count + 1, dtype=np.uint32) * np.uint32(length), letters)
+    batch = Batch(FLOW, "host-1", Producer(7, 0), 0, 1, count, {"message": message, "occurred": Constant(5, count)})
+    with closing(ArchiveStore(folder, StoreConfig(memory_bytes=50_000_000), 0)) as store:
+        store.append([batch])
+        assert store.seal(0, force=True) == 1
+        rows = _ask(store, "SELECT message FROM *")
+    assert sorted(str(row["message"]) for row in rows) == sorted(str(message.at(row)) for row in range(count))
 
 
 def test_two_stores_can_not_share_a_folder(store: ArchiveStore, folder: Path) -> None:

@@ -298,10 +298,10 @@ def _row(guessing: _Guessing, event_type: str) -> dict[str, Value]:
     lines = [*guessing.failures, *guessing.successes]
     end_ns = max(line.time_ns for line in lines)
     many = f"{attempts(guessing.failures)} failed logins"
-    users = _listed({failure.user for failure in guessing.failures} - {""}) or "a user that is not named"
+    users = _listed({failure.user for failure in guessing.failures} - {""}) or "users that are not named"
     sources = _listed({failure.source for failure in guessing.failures})
     whole = f"{many} from {name} as {users}" if form is Form.SOURCE else f"{many} as {name} from {sources}"
-    sentence = f"{whole} in {span_text(end_ns - start_ns)}: guessing of passwords"
+    sentence = f"{whole}, within {span_text(end_ns - start_ns)}: guessing of passwords"
     for success in guessing.successes[-1:]:
         sentence += f"; then a login from {success.source} as {success.user} succeeded"
     hosts = {line.host for line in lines if line.host}

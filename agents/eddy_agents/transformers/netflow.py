@@ -135,7 +135,7 @@ def _payloads(column: Column) -> Bytes | None:
 
 def _coded_addresses(column: Column) -> tuple[Integers, list[int]]:
     """Which address each row has, and the IPv6 form of each as a number, `_UNKNOWN_SENDER` where there is none."""
-    if isinstance(column, Addresses) and column.nulls is None:
+    if isinstance(column, Addresses) and column.nulls is None and len(column):
         if (column.values == column.values[0]).all():
             distinct, codes = column.values[:1], np.zeros(len(column), np.int64)
         else:

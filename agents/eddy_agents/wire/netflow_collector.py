@@ -91,15 +91,39 @@ class Collector:
             if len(stretch) < _SOME or not seen.is_plain[stretch.start]:
                 yield from stretch
                 continue
-            for rows in seen.by_stream(stretch, senders.codes):
-                if len(rows) < _SOME or not self._feed_together(reader, seen, rows, senders.of(int(rows[0]))):
-                    yield from rows.tolist()
+            by_stream = seen.by_stream(stretch, senders.codes)
+            keys = [_key_of(seen, rows, senders) for rows in by_stream]
+            if len(keys) > 1 and not self._are_apart(seen, by_stream, keys):
+                yield from stretch
+                continue
+            rest = [
+                rows
+                for key, rows in zip(keys, by_stream, strict=True)
+                if len(rows) < _SOME or not self._feed_together(reader, seen, rows, key)
+            ]
+            if rest:
+                yield from np.sort(np.concatenate(rest)).tolist()
+            for key in keys:
+                self._streams.get(key)  # heard of in this order
 
-    def _feed_together(self, reader: _Reader, seen: Survey, rows: Integers, sender: tuple[int, int]) -> bool:
+    def _are_apart(self, seen: Survey, by_stream: list[Integers], keys: list[StreamKey]) -> bool:
+        """Whether no stream of a stretch can change what another gives.
+
+        A new one may have another forgotten, and one that says its sampling says it for all domains of its exporter.
+        """
+        for key, rows in zip(keys, by_stream, strict=True):
+            stream = self._streams.find(key)
+            if stream is None:
+                return False
+            telling = [number for number, known in stream.templates.items() if _tells_rate(known.layout)]
+            if telling and np.isin(seen.sets_of(rows).ids, telling).any():
+                return False
+        return True
+
+    def _feed_together(self, reader: _Reader, seen: Survey, rows: Integers, key: StreamKey) -> bool:
         """Read plain datagrams of one stream; False, and nothing is done, where they need a closer look."""
         first, last = rows[0], rows[-1]
-        version = int(seen.versions[first])
-        stream = self._streams.get((*sender, version, int(seen.domains[first])))
+        stream = self._streams.get(key)
         if stream is None or (seen.samplings[rows] != seen.samplings[first]).any():
             return False
         flows = np.zeros(len(seen.is_plain))
@@ -118,7 +142,7 @@ class Collector:
             spans = zip(chosen.starts.tolist(), ends.tolist(), strict=True)
             records = b"".join([reader.data[start:end] for start, end in spans])
             found.append((layout, _taken(records, counts, seen.headers(chosen.rows), stream, number, chosen.rows)))
-        clock_ms = int(seen.export_ns[last]) // 1_000_000 if version == IPFIX else int(seen.uptime_ms[last])
+        clock_ms = int(seen.export_ns[last]) // 1_000_000 if key.version == IPFIX else int(seen.uptime_ms[last])
         if not stream.sequence.take_all(seen.sequences[rows], clock_ms, flows[rows].astype(np.int64)):
             return False
         for layout, taken in found:
@@ -347,6 +371,17 @@ def _taken(
     """Data sets as they are taken."""
     interval = header.sampling & _INTERVAL_BITS or stream.sampling.default
     return Taken(chunk, counts, header, stream, template_id, interval, stream.started_ns, rows)
+
+
+def _key_of(seen: Survey, rows: Integers, senders: Senders) -> StreamKey:
+    """The stream of plain datagrams."""
+    first = int(rows[0])
+    return StreamKey(*senders.of(first), int(seen.versions[first]), int(seen.domains[first]))
+
+
+def _tells_rate(layout: Layout) -> bool:
+    """Whether records say a sampling rate of their exporter."""
+    return layout.is_options and any(slot.iana in RATE_ELEMENTS for slot in layout.slots)
 
 
 def _flow_layout(stream: Stream, template_id: int) -> Layout | None:

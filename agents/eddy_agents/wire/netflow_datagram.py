@@ -125,7 +125,7 @@ def _read_ipfix(data: Buffer, start: int, end: int) -> Header:
     version, length, seconds, sequence, domain = _IPFIX_HEADER.unpack_from(data, start)
     if length < _IPFIX_HEADER.size:
         raise Malformed("bad_length", f"an IPFIX message can not be {length} octets long", 2)
-    # A message that was cut on its way still has whole sets at its beginning; `missing_octets` reports the rest.
+    # A message that was cut on its way still has whole sets at its beginning; `defect_of_length` tells of the rest.
     stop = min(start + length, end)
     return Header(version, domain, sequence, seconds * 1_000_000_000, 0, start + _IPFIX_HEADER.size, stop)
 

@@ -154,6 +154,10 @@ class Streams:
             self._streams.move_to_end(key)
         return stream
 
+    def find(self, key: StreamKey) -> Stream | None:
+        """Return a stream that was heard of before, without counting this as hearing of it."""
+        return self._streams.get(key)
+
     def open(self, key: StreamKey) -> tuple[Stream, Stream | None]:
         """Begin to remember a stream.
 

@@ -150,7 +150,7 @@ class Sequence:
         steps = before[self._readings[0]]
         if first is None or sequences[0] != self._last + first or (np.diff(sequences) != steps).any():
             return False
-        self._recent.extend(sequences[-self._window :].tolist())
+        self._recent.extend(sequences[:-1][-self._window :].tolist())
         self._advance(int(sequences[-1]), clock_ms, int(flows[-1]))
         return True
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, starmap
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,7 @@ _MILLISECONDS: Final = 1_000_000
 _SECONDS: Final = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Sets:
+class Sets(NamedTuple):
     """Data sets of plain datagrams in order, an entry a set; a v5 datagram is one set with id 0.
 
     Attributes:
@@ -45,9 +44,9 @@ class Sets:
     starts: Integers
     ends: Integers
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Sets:
+    def where(self, chosen: npt.NDArray[np.bool_ | np.int64]) -> Sets:
         """Return the chosen sets."""
-        return Sets(self.rows[chosen], self.ids[chosen], self.starts[chosen], self.ends[chosen])
+        return Sets(*(part[chosen] for part in self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,8 @@ class Survey:
     """What the headers of datagrams say, an entry a datagram; of no meaning where it is not plain.
 
     Attributes:
-        is_plain: v5, v9 or IPFIX, of the announced length, with one data set at least and nothing but data sets.
+        is_plain: v5 and IPFIX of the announced length, and v9; these two with 1 to 16 data sets and nothing else but
+            less than a set header of padding.
         versions, domains, sequences, export_ns, uptime_ms, samplings: as in `eddy_agents.wire.netflow_datagram.Header`.
         sets: of the plain ones.
     """
@@ -88,7 +88,7 @@ class Survey:
         return starmap(range, pairwise(bounds))
 
     def by_stream(self, stretch: range, senders: Integers) -> list[Integers]:
-        """Return the rows of each stream in a stretch of plain datagrams, in order.
+        """Return the rows of each stream in a stretch of plain datagrams, in order; that heard of last comes last.
 
         Args:
             stretch: the rows.
@@ -99,7 +99,8 @@ class Survey:
         if (keys == keys[0]).all():
             return [rows]
         order = np.argsort(keys, kind="stable")
-        return np.split(rows[order], np.flatnonzero(np.diff(keys[order])) + 1)
+        groups = np.split(rows[order], np.flatnonzero(np.diff(keys[order])) + 1)
+        return sorted(groups, key=lambda group: int(group[-1]))
 
     def sets_of(self, rows: Integers) -> Sets:
         """Return the data sets of plain datagrams."""
@@ -186,13 +187,8 @@ def _find_sets(
         more = is_data & (ends[rows] - stops >= _SET_HEADER_BYTES)  # less is padding
         rows, places = rows[more], stops[more]
     is_plain[rows] = False
-    sets = Sets(*(np.concatenate(parts) for parts in zip(*map(_parts, found), strict=True)))
-    order = np.argsort(sets.rows, kind="stable")
-    return Sets(sets.rows[order], sets.ids[order], sets.starts[order], sets.ends[order])
-
-
-def _parts(sets: Sets) -> tuple[Integers, ...]:
-    return sets.rows, sets.ids, sets.starts, sets.ends
+    sets = Sets(*map(np.concatenate, zip(*found, strict=True)))
+    return sets.where(np.argsort(sets.rows, kind="stable"))
 
 
 def _number_at(octets: npt.NDArray[np.uint8], places: Integers) -> Integers:

@@ -15,7 +15,7 @@ from eddy_mesh.actor.surroundings import Surroundings
 from eddy_mesh.actor.work import Instance, Work
 from eddy_mesh.agent import Source
 from eddy_mesh.commands import Command, Happening, State, after
-from eddy_mesh.errors import ConfigError
+from eddy_mesh.errors import ConfigError, EddyError
 from eddy_mesh.task import Task
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -103,7 +103,9 @@ class Life(Work):
                 self._fail(str(error))
                 return
             except Exception as error:  # noqa: BLE001  # an agent may raise anything; the host process lives on
-                self._log.exception("agent crashed")
+                # A defect with where it happened; what the system or an operator can mend by what it says.
+                where = None if isinstance(error, OSError | EddyError) else error
+                self._log.error("agent crashed", reason=_said(error), exc_info=where)
                 if self._ending is self._life:
                     return  # a crash at the end is no reason to start again
                 _uncancel()
@@ -152,7 +154,7 @@ class Life(Work):
     async def _back_off(self, error: Exception) -> bool:
         now_ns = self.now_ns()
         self._crashes = [at for at in self._crashes if now_ns - at < CRASH_WINDOW_S * 1e9] + [now_ns]
-        self.reason = f"{type(error).__name__}: {error}"
+        self.reason = _said(error)
         if len(self._crashes) > CRASH_BUDGET:
             self._fail(f"{self.reason} (crashed {len(self._crashes)} times in {CRASH_WINDOW_S:.0f} s)")
             return False
@@ -208,3 +210,10 @@ def _uncancel() -> None:
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without the number of the system's; of a defect also its kind."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error) if isinstance(error, EddyError) else f"{type(error).__name__}: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from shutil import get_terminal_size
 from time import time_ns
 from typing import TYPE_CHECKING
 
@@ -116,7 +117,9 @@ async def _watch(mesh: Mesh, settings: Settings) -> None:
             after = await host_statuses(mesh)
             now_ns = time_ns()
             rows = [_cells(r, now_ns) for status in after for r in agent_records(before.get(status.host), status)]
-            show(f"at {time_of_day(now_ns, now_ns)}", table_text(COLUMNS, rows, colour=settings.colour))
+            width, _ = get_terminal_size()
+            table = table_text(sparing(COLUMNS, rows), rows, colour=settings.colour, width=width)
+            show(f"at {time_of_day(now_ns, now_ns)}", table)
             before = {status.host: status for status in after}
 
 

@@ -116,15 +116,16 @@ def who() -> str:
 
 
 def _change(settings: Settings, verb: str, request: Mapping[str, object], *, yes: bool) -> None:
+    steps = Steps(settings)
     try:
-        _plan_and_follow(settings, verb, request, yes=yes)
+        _plan_and_follow(settings, steps, verb, request, yes=yes)
     except EddyError as error:
-        if settings.json:  # so that a program need not read standard error
+        if settings.json and not steps.went_back:  # so that a program need not read standard error
             write_records([{"step": "failed", "error": str(error)}])
         raise
 
 
-def _plan_and_follow(settings: Settings, verb: str, request: Mapping[str, object], *, yes: bool) -> None:
+def _plan_and_follow(settings: Settings, steps: Steps, verb: str, request: Mapping[str, object], *, yes: bool) -> None:
     row = with_mesh(settings, lambda mesh: ask_one(mesh, "plan", request))
     if not settings.json:
         _show_plan(settings, row)
@@ -134,13 +135,14 @@ def _plan_and_follow(settings: Settings, verb: str, request: Mapping[str, object
         return
     if missing := texts_of(row, "missing"):
         raise UsageError(
-            f"not there: {', '.join(missing)}: start it, take it out of the manifest, or let it be with --without"
+            f"not there: {', '.join(missing)}: start it, take it out of the manifest, or let it be with"
+            f" {' '.join(f'--without {host}' for host in missing)}"
         )
     # Outside of the loop: a thread that waits for an answer could not be interrupted.
     if not yes and sys.stdin.isatty() and not click.confirm(f"{verb} this?", err=True):
         raise Exit(FAILED)
     shown = {"expected": row["revision_before"], "expected_placement": row.get("placement", "")}
-    with_mesh(settings, lambda mesh: follow(mesh, Steps(settings), verb, {**request, **shown}))
+    with_mesh(settings, lambda mesh: follow(mesh, steps, verb, {**request, **shown}))
 
 
 def _is_change(row: Answer) -> bool:

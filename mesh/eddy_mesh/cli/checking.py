@@ -23,6 +23,8 @@ OF_TOPOLOGY = frozenset({"hosts", "edges", "retention"})
 """Tables that only a topology has."""
 PLACES = frozenset({"host", "label", "each", "count", "partition", "process"})
 """Keys that an agent has in a topology only."""
+MOST_SHOWN = 50
+"""Mistakes that are shown at once; many are often repeats of one."""
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -31,7 +33,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
     "configs", metavar="CONFIG...", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False)
 )
 def check(configs: tuple[Path, ...]) -> None:
-    """Name every mistake in configuration files.
+    """Name every mistake in configuration files, the first 50 where there are more.
 
     Each line has the file, the key, what is wrong, and the nearest right name. Statements and the settings of sources,
     cookings and detectors are looked at too, and the files that these name. A file with the table hosts or edges, or
@@ -47,7 +49,15 @@ def check(configs: tuple[Path, ...]) -> None:
         if not found:
             click.echo(f"{config}: ok, {_contents(parse_toml(config.read_text('utf-8'), str(config)))}")
     if mistakes:
-        raise ConfigError(mistakes)
+        raise ConfigError(_shown(mistakes))
+
+
+def _shown(mistakes: list[str]) -> list[str]:
+    """Return the first `MOST_SHOWN` mistakes, and a line that says how many more there are."""
+    left_out = len(mistakes) - MOST_SHOWN
+    if left_out <= 0:
+        return mistakes
+    return [*mistakes[:MOST_SHOWN], f"... and {_counted(left_out, 'more mistake')}: mend these first, and check again"]
 
 
 def _contents(table: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from eddy_mesh.bus import BusState
 from eddy_mesh.cli.connection import with_mesh
 from eddy_mesh.cli.event_output import EventWriter, event_writer
 from eddy_mesh.cli.output import duration_text, tell
@@ -85,6 +86,7 @@ async def follow(
     began, shown = monotonic(), 0
     end = asyncio.timeout(for_s)
     idle = asyncio.get_running_loop().call_later(IDLE_S, _tell_listening)
+    unlisten = mesh.bus.on_state(_tell_state)
     try:
         async with end, aclosing(mesh.tap(statement, watch=watch, on_change=tell)) as events:
             async for event in events:
@@ -98,6 +100,7 @@ async def follow(
             raise
     finally:
         idle.cancel()
+        unlisten()
         lost = lost_on_the_way(mesh)
         loss = f"{lost:,} events were lost on the way here" if lost else "none lost on the way here"
         if not mesh.is_sure:
@@ -109,6 +112,14 @@ async def follow(
 def _tell_listening() -> None:
     if sys.stdout.isatty():
         tell("listening; Ctrl-C ends")
+
+
+def _tell_state(state: BusState, text: str) -> None:
+    """Say that nothing comes for want of a server, not for want of events; and when that is over."""
+    if state is BusState.DISCONNECTED:
+        tell(f"{text}; what happens meanwhile is not shown")
+    elif state is BusState.CONNECTED:
+        tell(text)
 
 
 def lost_on_the_way(mesh: Mesh) -> int:

@@ -49,7 +49,12 @@ async def follow(mesh: Mesh, steps: Steps, verb: str, request: Mapping[str, obje
     except (UsageError, BusError) as error:
         if not begun:
             raise (EddyError(str(error)) if isinstance(error, UsageError) else error) from None
-        steps.show(await _end_of(mesh, begun, error))
+        if steps.went_back:
+            raise EddyError(str(error)) from None
+        end = await _end_of(mesh, begun, error)
+        steps.show(end)
+        if steps.went_back:
+            raise EddyError(str(end["what"])) from None
 
 
 async def _end_of(mesh: Mesh, revision: int, reason: EddyError) -> Answer:
@@ -61,7 +66,7 @@ async def _end_of(mesh: Mesh, revision: int, reason: EddyError) -> Answer:
         reason: why its steps came no more, or how it ended.
 
     Raises:
-        EddyError: it was refused or rolled back, or nobody tells.
+        EddyError: nobody tells.
     """
     clock = asyncio.get_running_loop().time
     is_told, heard_s = False, clock()
@@ -87,4 +92,8 @@ def _verdict(history: Mapping[int, Answer], revision: int, reason: EddyError) ->
     if history[revision]["state"] == "applied":
         return {"step": "applied", "revision": revision, "what": history[revision]["why"]}
     later = min((number for number in history if number > revision), default=0)
-    raise EddyError(str(history[later]["why"]) if later else str(reason)) from None
+    if not later:
+        raise EddyError(str(reason)) from None
+    why = str(history[later]["why"])  # `eddy_mesh.topology.transitions` begins it with how it went back
+    step = "refused" if why.startswith(f"revision {revision} refused") else "rolled_back"
+    return {"step": step, "revision": later, "what": why}

@@ -6,6 +6,7 @@ What may live here: the options of the two, reading the configuration file, and 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import rich_click as click
 import structlog
 
 from eddy_mesh.config import HostConfig, convert, parse_toml
-from eddy_mesh.errors import BusError, ConfigError
+from eddy_mesh.errors import BusError, ConfigError, UsageError
+from eddy_mesh.local import note_directory, state_directory
 from eddy_mesh.runtime.child_end import NO_SERVER
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -47,8 +49,31 @@ def read_config(path: Path) -> HostConfig:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: can not be read: {error}"]) from None
+        raise ConfigError([f"{path}: can not be read: {getattr(error, 'strerror', None) or error}"]) from None
     return convert(parse_toml(text, str(path)), HostConfig, str(path))
+
+
+KEPT = ("for what is kept", "give --data DIR, or --ephemeral")
+NOTED = ("for the note by which eddy finds this process", "set EDDY_STATE to a folder that can be written")
+
+
+def make_folder(folder: Path, use: tuple[str, str]) -> None:
+    """Make a folder that `up` writes to, where it is not there.
+
+    Args:
+        folder: where.
+        use: what for, and what to do where it can not be used.
+
+    Raises:
+        UsageError: it can not be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise UsageError(f"{folder} can not be used {use[0]} ({reason}): {use[1]}")
 
 
 @click.command(name="up")
@@ -72,6 +97,9 @@ def up_command(data: Path | None, ephemeral: bool, name: str, backplane: str, lo
 
     if data and ephemeral:
         raise click.UsageError("--data and --ephemeral exclude each other")
+    if not ephemeral:
+        make_folder(data or state_directory() / "up", KEPT)
+    make_folder(note_directory(), NOTED)
     configure_logs(log_level, as_json=log_json)
     sys.exit(run_loop(up(UpOptions(data, ephemeral, name, backplane))))
 

@@ -29,6 +29,8 @@ ANSWER_S = 10.0
 """Longest wait for the next message: while a step takes long, a manager shows each second that it lives, s."""
 MARK_STYLES = {"+": "good", "-": "warning", ">": "notable", "~": "notable"}
 ENDS = {"applied": "good", "refused": "warning", "rolled_back": "warning", "nothing": "quiet"}
+WENT_BACK = frozenset({"refused", "rolled_back"})
+"""Steps that end a change which was not carried out."""
 
 
 def manifest_of(path: Path) -> dict[str, object]:
@@ -91,18 +93,24 @@ def show_lines(lines: Sequence[str], *, colour: bool) -> None:
 
 
 class Steps:
-    """The steps of a change, one line each as they are done; the observation stays on one line of a terminal."""
+    """The steps of a change, one line each as they are done; the observation stays on one line of a terminal.
+
+    Attributes:
+        went_back: the last row said that the change was refused or rolled back.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._is_open = False
+        self.went_back = False
 
     def show(self, row: Answer) -> None:
         """Write one row."""
+        self.went_back = row.get("step") in WENT_BACK
         if self._settings.json:
             write_records([row])
             return
-        line = _step_text(row)
+        line = _step_text({**row, "what": ""} if self.went_back else row)  # the reason is told as the error
         is_passing = row.get("step") == "observe"
         if is_passing and not sys.stdout.isatty():
             return

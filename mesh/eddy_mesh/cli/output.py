@@ -148,13 +148,15 @@ class Table:
         out: where lines go.
         colour: whether cells are coloured.
         hold: rows that are kept back so that the columns fit them; 0 shows each row at once.
+        width: characters of a line where ``out`` is no terminal; 0 stands for any number.
     """
 
-    def __init__(self, columns: Sequence[Column], out: TextIO, *, colour: bool, hold: int = 0) -> None:
+    def __init__(self, columns: Sequence[Column], out: TextIO, *, colour: bool, hold: int = 0, width: int = 0) -> None:
         self._columns = columns
         self._out = out
         self._colour = colour
         self._hold = hold
+        self._width = width
         self._held: list[Sequence[Cell]] = []
         self._widths = [max(cell_len(column.title), column.least) for column in columns]
         self._lines = 0
@@ -171,11 +173,12 @@ class Table:
     def flush(self) -> None:
         """Show the rows that were kept back."""
         width, height = shutil.get_terminal_size()
-        available = width if self._out.isatty() else 0
+        is_terminal = self._out.isatty()
+        available = width if is_terminal else self._width
         shown = chosen(self._columns, self._widths, available)
         widths = fitted([self._widths[number] for number in shown], available)
         for row in self._held:
-            if self._lines == 0 or (available and self._lines % max(height - 1, 10) == 0):
+            if self._lines == 0 or (is_terminal and self._lines % max(height - 1, 10) == 0):
                 self._write([Cell(column.title, "title") for column in self._columns], shown, widths)
             self._write(row, shown, widths)
         self._held.clear()
@@ -268,10 +271,10 @@ def write_records(records: Sequence[Mapping[str, object]], out: TextIO | None = 
     target.flush()
 
 
-def table_text(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, colour: bool) -> str:
-    """Return a table whose rows are all known, as lines of any width."""
+def table_text(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, colour: bool, width: int = 0) -> str:
+    """Return a table whose rows are all known, as lines of so many characters; 0 stands for any number."""
     out = StringIO()
-    table = Table(columns, out, colour=colour, hold=len(rows))
+    table = Table(columns, out, colour=colour, hold=len(rows), width=width)
     for row in rows:
         table.add(row)
     table.flush()

@@ -13,7 +13,7 @@ import click
 from eddy_mesh import fields
 from eddy_mesh.errors import UsageError
 from eddy_mesh.fields import FieldType
-from eddy_mesh.selection.literals import quantity
+from eddy_mesh.selection.literals import moment, quantity
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?[a-z]+", re.ASCII)
 _DOTTED = re.compile(r"[a-z_@][\w@-]*(\.[\w@-]+)+", re.ASCII | re.IGNORECASE)
@@ -97,7 +97,17 @@ NOT_EDDY = (
 
 
 def period(since: str, until: str) -> str:
-    """Return the clauses SINCE and UNTIL, each where it is not ""."""
+    """Return the clauses SINCE and UNTIL, each where it is not "".
+
+    Raises:
+        UsageError: one of them is no time.
+    """
+    for option, text in (("--since", since), ("--until", until)):
+        try:
+            _ = moment(moment_text(text), 0) if text else 0
+        except ValueError:
+            hint = "write 10m, 1h or 2d for so long ago, 2026-11-21T10:00Z, or 2026-11-21 for the begin of a day"
+            raise UsageError(f"{option} {text!r} is no time: {hint}") from None
     clauses = [f"{word} {quoted(moment_text(text))}" for word, text in (("SINCE", since), ("UNTIL", until)) if text]
     return " ".join(clauses)
 

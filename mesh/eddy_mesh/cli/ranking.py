@@ -6,6 +6,7 @@ import re
 import sys
 from contextlib import aclosing
 from dataclasses import dataclass
+from shutil import get_terminal_size
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,11 @@ _AGGREGATE = re.compile(r"(count|sum|min|max|avg)\s*\(.*\)", re.IGNORECASE)
 @click.option("-n", "most", type=click.IntRange(1), default=10, show_default=True, help="Show so many.")
 @click.option("--watch", is_flag=True, help="Show live events, refreshed; Ctrl-C ends it.")
 @click.option("--every", "every_s", type=Duration(), default=2.0, metavar="TIME", help="Refresh so often. Else 2s.")
-@click.option("--archive", metavar="HOST/AGENT", default="", help="Ask this archive.")
+@click.option("--archive", metavar="HOST/AGENT", default="", help="Where there are several: this one counts.")
 def top(settings: Settings, names: tuple[str, ...], **asked: Any) -> None:
     """Rank the values of FIELD, or of several fields together.
+
+    Stored events are counted by one archive: where there are several, name it with --archive (eddy agents shows them).
 
     \b
     eddy top source.ip --by "sum(network.bytes)" --since 1d
@@ -76,7 +79,7 @@ class Ranking:
         most: rows.
         watch: live windows in place of stored events.
         every_s: length of a window, s.
-        archive: ``<host>/<agent>``, or "" for every one.
+        archive: ``<host>/<agent>``, or "" for the only one.
     """
 
     names: tuple[str, ...]
@@ -135,4 +138,6 @@ async def _watch(mesh: Mesh, statement: str, plan: Plan, *, colour: bool) -> Non
             async for window in windows:
                 now_ns = time_ns()
                 rows = [view.cells(event, now_ns) for event in window]
-                show(f"until {time_of_day(now_ns, now_ns)}", table_text(view.columns, rows, colour=colour))
+                width, _ = get_terminal_size()
+                table = table_text(view.columns, rows, colour=colour, width=width)
+                show(f"until {time_of_day(now_ns, now_ns)}", table)

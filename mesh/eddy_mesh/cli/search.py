@@ -43,7 +43,9 @@ COUNTED = "SELECT host, type, count(*) AS events"
     "--invert-match", "-v", "invert", is_flag=True, help="Show the events that have the field and do not match."
 )
 @click.option("--live", is_flag=True, help="Search events as they happen; with --since the stored ones first.")
-@click.option("--archive", metavar="HOST/AGENT", default="", help="Ask this archive; else every one is asked.")
+@click.option(
+    "--archive", metavar="HOST/AGENT", default="", help="Ask this archive. Else every one; with -c the only one."
+)
 def grep(settings: Settings, pattern: str, **asked: Any) -> None:
     """Find PATTERN, a regular expression (RE2), in what events say.
 

@@ -99,7 +99,8 @@ async def host_statuses(mesh: Mesh) -> list[HostStatus]:
     """
     answers = await mesh.hosts()
     if not answers:
-        raise UsageError(f"no host process answers on backplane {mesh.backplane}: start one with eddy-agent up")
+        hint = "start one with eddy-agent up, or ask again where its server has just been started"
+        raise UsageError(f"no host process answers on backplane {mesh.backplane}: {hint}")
     try:
         return [msgspec.convert(answer, HostStatus) for answer in answers]
     except msgspec.ValidationError as error:

@@ -8,7 +8,7 @@ import rich_click as click
 
 from eddy_mesh.cli.connection import with_mesh
 from eddy_mesh.cli.managing import ask, ask_one, show_lines, texts_of
-from eddy_mesh.cli.output import Cell, Column, printable, time_of_day, write_records, write_table
+from eddy_mesh.cli.output import Cell, Column, printable, tell, time_of_day, write_records, write_table
 from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.errors import UsageError
 from eddy_mesh.task import Answer
@@ -70,6 +70,9 @@ def _history(settings: Settings) -> None:
     rows = with_mesh(settings, asked)
     if settings.json:
         write_records(rows)
+        return
+    if not rows:
+        tell("no topology was applied on this backplane yet")
         return
     write_table(COLUMNS, [_cells(row, time_ns()) for row in rows], colour=settings.colour)
 

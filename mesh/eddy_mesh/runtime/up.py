@@ -128,7 +128,7 @@ async def _keep_server(server: EmbeddedServer) -> None:
     """Start the server again when it ends by itself; agents keep running and reconnect."""
     while True:
         status = await server.wait()
-        structlog.get_logger().error("nats-server ended", status=status, log=str(server.log_file))
+        structlog.get_logger().error("nats-server ended; starting it again", status=status, log=str(server.log_file))
         for wait_s in itertools.chain((1, 2, 5, 10), itertools.repeat(30)):
             await asyncio.sleep(wait_s)
             try:
@@ -136,6 +136,7 @@ async def _keep_server(server: EmbeddedServer) -> None:
             except EddyError as error:
                 structlog.get_logger().error("nats-server does not start", reason=str(error))
             else:
+                structlog.get_logger().warning("nats-server runs again", url=server.url)
                 break
 
 
@@ -153,8 +154,8 @@ def ready_text(host: Host, server: EmbeddedServer) -> str:
     lines += [f"  {agent}: {text}" for agent, text in host.recent_notices]
     lines += [
         "try, in another terminal:",
-        "  eddy tap                                   # every event of this machine, live",
-        "  eddy top process.name --since -10m         # who made most of them",
-        "  eddy agents                                # what runs, how fast, what was lost",
+        "  eddy tap                               # every event of this machine, live",
+        "  eddy top process.name --since -10m     # who made most of them",
+        "  eddy agents                            # what runs, how fast, what was lost",
     ]
     return "\n".join(lines)

@@ -36,7 +36,7 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: int = 2
     """Most threads of a query, and of a seal."""
     memory_bytes: int = 2 << 30
-    """Most memory of DuckDB; a query that needs more goes to disk; bytes."""
+    """Most memory of DuckDB for queries, and as much again for a seal; a query that needs more goes to disk; bytes."""
 
 
 def connect(path: Path, config: StoreConfig, *, is_writer: bool = False) -> DuckDBPyConnection:
@@ -74,12 +74,16 @@ def connect(path: Path, config: StoreConfig, *, is_writer: bool = False) -> Duck
 
 
 def copy_options(config: StoreConfig) -> dict[str, str]:
-    """Return the options of COPY: version 2 has delta coding, without which an id takes a byte."""
+    """Return the options of COPY: version 2 has delta coding, without which an id takes a byte.
+
+    Each thread holds a row group; of long texts it takes fewer events, or the seal would never find the memory.
+    """
     return {
         "PARQUET_VERSION": "V2",
         "COMPRESSION": "zstd",
         "COMPRESSION_LEVEL": str(config.compression_level),
         "ROW_GROUP_SIZE": str(config.row_group_rows),
+        "ROW_GROUP_SIZE_BYTES": str(config.memory_bytes // (4 * config.threads)),
     }
 
 

@@ -57,9 +57,7 @@ class Pieces:
         for group in self._groups:
             table = table_of(unfold(gather(group)))
             held = table.columns | {
-                name: _repeated(one, table.count)
-                for name, one in table.constants.items()
-                if name in self.form.columns
+                name: _repeated(one, table.count) for name, one in table.constants.items() if name in self.form.columns
             }
             columns = {name: _in_form(held[name], wanted) for name, wanted in self.form.columns.items()}
             yield Table(table.count, columns, self.form.constants)

@@ -77,7 +77,7 @@ def restore(arrays: Mapping[str, Array | list[Value]], kind: Kind) -> Batch:
 def _first_stamp(ids: Column | None) -> int:
     if not isinstance(ids, Ids) or len(ids) == 0:
         return 0
-    return int(ids.highs()[0]) >> 16
+    return int(ids.highs().min()) >> 16  # row groups need not be in order
 
 
 def _halves(high: Array | list[Value], low: Array | list[Value], field_type: FieldType) -> Column:

@@ -104,12 +104,13 @@ class SealedFiles:
                 write_parquet(cursor, pieces.form, pieces.tables, str(path), self._options, note)
             sync_file(path)
             return SealedFile(name, path.stat().st_size, pieces.summary)
-        except OSError as error:
+        except BaseException as error:
             path.unlink(missing_ok=True)
-            raise store_error(error, path) from error
-        except duckdb.Error as error:
-            path.unlink(missing_ok=True)
-            raise _mapped(error, path) from error
+            if isinstance(error, OSError):
+                raise store_error(error, path) from error
+            if isinstance(error, duckdb.Error):
+                raise _mapped(error, path) from error
+            raise
 
     def commit(self, file: SealedFile, replaced: Sequence[FileName] = ()) -> None:
         """Make a written file one of the store, in place of others; those are deleted when nobody reads them.
