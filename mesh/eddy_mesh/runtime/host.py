@@ -42,6 +42,9 @@ from eddy_mesh.topology import applied
 class Host:
     """One host process.
 
+    Attributes:
+        began_with: revision of the topology that it was started with; 0 where that is its configuration file.
+
     Args:
         config: its configuration, already checked.
         bus: connected bus; `Host` does not close it.
@@ -65,6 +68,7 @@ class Host:
         self.now_ns = now_ns
         self.epoch = now_ns() // 1_000_000_000
         self.started_ns = now_ns()
+        self.began_with = 0
         self.status_changed = asyncio.Event()
         self.local: LocalStore | None = None
         self.tags = TagGate(config.tags)
@@ -103,6 +107,7 @@ class Host:
             except ConfigError as error:
                 self._log.error("what was applied last can not run", mistakes="; ".join(error.mistakes))
             else:
+                self.began_with = last.revision
                 return
         await self.configure(dict(self.config.agents))
 

@@ -151,6 +151,8 @@ def ready_text(host: Host, server: EmbeddedServer) -> str:
         f"ready: {running_now} agents of backplane {host.backplane} on {host.host}, NATS at {server.url}",
         *waiting,
     ]
+    if host.began_with:
+        lines.append(f"  they are those of revision {host.began_with} of the topology; see eddy topology show")
     lines += [f"  {agent}: {text}" for agent, text in host.recent_notices]
     lines += [
         "try, in another terminal:",
