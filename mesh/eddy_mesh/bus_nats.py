@@ -139,6 +139,13 @@ class _Client(Client):
         else:
             await super()._process_pong()
 
+    async def end_reconnecting(self) -> None:
+        """See that it tries no more to connect: `close` cancels that once, which is lost where an answer just came."""
+        task = self._reconnection_task
+        while task is not None and not task.done() and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.1)
+
 
 class NatsBus:
     """A NATS connection; see ``eddy_mesh.bus.Bus``. Made by `connect`."""
@@ -405,6 +412,7 @@ class NatsBus:
         self._subscriptions.clear()
         try:
             await self._client.close()
+            await self._client.end_reconnecting()
         except (OSError, RuntimeError):  # uvloop says the latter of a transport that is gone
             self._errors["connection"] += 1
 

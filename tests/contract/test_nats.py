@@ -107,6 +107,25 @@ def told_of(bus: NatsBus, wanted: BusState) -> asyncio.Future[str]:
 QUICK = ConnectOptions(reconnect_wait_s=0.02, reconnect_wait_max_s=0.1)
 
 
+async def test_a_closed_bus_tries_no_more_to_connect(server: EmbeddedServer) -> None:
+    """Also where the library lost the cancellation of its attempt, because an answer came at the same moment."""
+    bus = await connect(server.url, options=QUICK)
+    cancelled = 0
+
+    async def attempt() -> None:
+        nonlocal cancelled
+        while cancelled < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled += 1
+
+    bus._client._reconnection_task = attempting = asyncio.create_task(attempt())
+    await asyncio.sleep(0)
+    await bus.close()
+    assert attempting.done()
+
+
 async def test_a_bus_begins_without_a_server(server: EmbeddedServer) -> None:
     """It says why, keeps what is subscribed and published, refuses what would wait in vain, and connects by itself."""
     await server.kill()

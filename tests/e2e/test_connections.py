@@ -199,7 +199,7 @@ async def test_want_of_descriptors_pauses_accepting(outlet: MemoryOutlet, monkey
         await asyncio.wait([serving])
     assert len(waits) == 3
     told = outlet.told("accepting_paused")
-    assert told[0] == {"times": 1, "reason": os.strerror(errno.EMFILE), "retry_s": 1.0}
+    assert told[0] == {"times": 1, "error.message": os.strerror(errno.EMFILE), "retry_s": 1.0}
     assert len(told) <= 2
     assert not outlet.losses
 
