@@ -219,16 +219,24 @@ class _QueueReader(asyncio.DatagramProtocol):
 class DatagramReceiver:
     """Reads one bound datagram socket; closes it with `close`."""
 
-    def __init__(self, bound: socket.socket, *, buffer_bytes: int = BUFFER_BYTES, one_at_a_time: bool = False) -> None:
+    def __init__(
+        self,
+        bound: socket.socket,
+        *,
+        buffer_bytes: int = BUFFER_BYTES,
+        one_at_a_time: bool = False,
+        gather_s: float = 0.0,
+    ) -> None:
         """Take over a socket.
 
         Args:
             bound: non-blocking datagram socket, IPv4, IPv6 (also dual-stack) or unix.
             buffer_bytes: receive buffer to ask the kernel for; `buffer_bytes` says what was got.
             one_at_a_time: read without recvmmsg even where there is one.
+            gather_s: as `eddy_mesh.listening.Pace` takes it.
         """
         self._socket = bound
-        self._pace = Pace()
+        self._pace = Pace(gather_s)
         self._taken = 0
         self._drops_seen = 0
         self._transport: asyncio.DatagramTransport | None = None
@@ -320,7 +328,9 @@ class DatagramReceiver:
         self._socket.close()
 
 
-async def listen_in(listen: Sequence[str], binding: Binding, outlet: Outlet, kind: Kind, media_type: str) -> None:
+async def listen_in(
+    listen: Sequence[str], binding: Binding, outlet: Outlet, kind: Kind, media_type: str, gather_s: float = 0.0
+) -> None:
     """Listen at addresses and `take_in` what arrives, until cancelled.
 
     Args:
@@ -329,6 +339,7 @@ async def listen_in(listen: Sequence[str], binding: Binding, outlet: Outlet, kin
         outlet: where the events go.
         kind: of every event.
         media_type: of every payload.
+        gather_s: likewise.
 
     Raises:
         ConfigError: an address is not one of this host.
@@ -336,10 +347,12 @@ async def listen_in(listen: Sequence[str], binding: Binding, outlet: Outlet, kin
     """
     with ExitStack() as opened:
         sockets = [opened.enter_context(bind(address, binding, outlet)) for address in listen]
-        await take_in(sockets, outlet, kind, media_type)
+        await take_in(sockets, outlet, kind, media_type, gather_s)
 
 
-async def take_in(sockets: Sequence[socket.socket], outlet: Outlet, kind: Kind, media_type: str) -> None:
+async def take_in(
+    sockets: Sequence[socket.socket], outlet: Outlet, kind: Kind, media_type: str, gather_s: float = 0.0
+) -> None:
     """Emit every datagram of some sockets as a raw event until cancelled; then what has arrived, and close them.
 
     Columns: ``event.original``, ``raw.media_type``, ``observed`` (one time a drain), ``host_address`` (the sender)
@@ -350,11 +363,12 @@ async def take_in(sockets: Sequence[socket.socket], outlet: Outlet, kind: Kind, 
         outlet: where the events go.
         kind: of every event.
         media_type: of every payload.
+        gather_s: how long datagrams gather while they come, s; 0 for what suits lines.
 
     Raises:
         OSError: a socket failed.
     """
-    receivers = [DatagramReceiver(bound) for bound in sockets]
+    receivers = [DatagramReceiver(bound, gather_s=gather_s) for bound in sockets]
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_count_drops(receivers, outlet))

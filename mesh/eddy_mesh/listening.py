@@ -269,9 +269,14 @@ async def in_time(limit_s: float, work: Coroutine[object, object, object]) -> bo
 
 
 class Pace:
-    """Lets input gather while a source is busy, so that costs per wake are shared; adds nothing when it is quiet."""
+    """Lets input gather while a source is busy, so that costs per wake are shared; adds nothing when it is quiet.
 
-    def __init__(self) -> None:
+    Args:
+        gather_s: how long, s; 0 for what suits lines.
+    """
+
+    def __init__(self, gather_s: float = 0.0) -> None:
+        self._gather_s = gather_s
         self._woken_s = 0.0
 
     async def wait(self, events: int, *, full: bool) -> None:
@@ -282,7 +287,7 @@ class Pace:
             full: it took all that it could hold; there is more, and only other tasks get a turn.
         """
         now_s = asyncio.get_running_loop().time()
-        gather_s = GATHER_S if events >= FEW else LONG_GATHER_S
+        gather_s = self._gather_s or (GATHER_S if events >= FEW else LONG_GATHER_S)
         if full:
             await asyncio.sleep(0)
         elif now_s - self._woken_s < 2 * gather_s:

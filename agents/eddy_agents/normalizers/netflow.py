@@ -19,6 +19,8 @@ from eddy_mesh.datagrams import listen_in
 from eddy_mesh.listening import Binding, PortTaken
 
 OUTPUT = Kind(Stage.RAW, EventClass.NETWORK, "netflow")
+GATHER_S = 0.01
+"""How long datagrams gather while they come: exporters hold flows back for seconds, and many are cooked together."""
 MEDIA_TYPE = "application/x-netflow"
 
 
@@ -53,4 +55,4 @@ class Source:
         """
         config = self._config
         binding = Binding("udp", config.port_taken, config.fallback_ports, config.reuse_port)
-        await listen_in(config.listen, binding, outlet, OUTPUT, MEDIA_TYPE)
+        await listen_in(config.listen, binding, outlet, OUTPUT, MEDIA_TYPE, GATHER_S)
