@@ -161,7 +161,7 @@ class Agent:
         return Result()
 
     def _seal_all(self, now_ns: int) -> int:
-        """Write what is due, and what has become due meanwhile: a rest until the next tick would be a third of the time."""
+        """Write what is due, and what became due meanwhile: a rest until the next tick would be a third of the time."""
         files = 0
         while some := self._opened.seal(now_ns):
             files += some
