@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eddy_agents.transformers.netflow import Config, Cooking
-from eddy_agents.wire import netflow_collector
+from eddy_agents.wire import netflow_collector, netflow_together
 from eddy_mesh.agent import Draft, Result
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage
@@ -26,9 +26,16 @@ from eddy_mesh.rows import flat_rows
 RAW = Kind(Stage.RAW, EventClass.NETWORK, "netflow")
 TEMPLATES = {256: ((8, 4), (12, 4), (1, 4)), 257: ((27, 16), (28, 16)), 258: ((8, 4), (82, 65535)), 259: ((148, 8),)}
 """Ids and fields of the templates of every exporter; the third has a field of variable length."""
-SAMPLING_TEMPLATE = 260
-ODDITIES = ["templates", "sampling", "rate", "gap", "late", "again", "restart", "odd", "empty", "cut", "reserved"]
-LIMITS = [Config(), Config(max_exporters=2), Config(max_pending_sets=3), Config(reorder_datagrams=2)]
+SAMPLING_TEMPLATE, INTERFACE_TEMPLATE, START_TEMPLATE = 260, 261, 262
+ODDITIES = ["gap", "late", "again", "restart", "odd", "empty", "cut", "reserved", "other", "withdrawal"]
+REPEATED = ["templates"] * 6 + ["sampling"] * 3 + ["rate"] * 3 + ["interfaces", "start"]
+LIMITS = [
+    Config(),
+    Config(max_samplers=1),
+    Config(max_exporters=2),
+    Config(max_pending_sets=3),
+    Config(reorder_datagrams=2),
+]
 DATAGRAMS = 150
 
 
@@ -42,10 +49,12 @@ class Exporter:
     sequence: int = 1
     uptime_ms: int = 100_000
     sent: bytes = b""
+    oddness: float = 1
+    interval: int = 10
 
     def datagram(self, chance: Random) -> bytes:
         """The next thing that it sends."""
-        kind = chance.choice(["data"] * 60 + ODDITIES)
+        kind = chance.choice(["data"] * 100 + REPEATED + ODDITIES * (chance.random() < self.oddness))
         if kind == "again" and self.sent:
             return self.sent
         if kind == "gap":
@@ -64,24 +73,42 @@ class Exporter:
 
     def sets(self, chance: Random, kind: str) -> tuple[list[bytes], int]:
         """Its sets, and how many flows are in them."""
-        if kind == "templates":
-            return [self.template()], 0
-        if kind == "sampling":
-            scope = (struct.pack(">HHH", SAMPLING_TEMPLATE, 4, 4), struct.pack(">HHH", SAMPLING_TEMPLATE, 2, 1))
-            fields = struct.pack(">HHHH", 1, 4, 34, 4)
-            options = flow_set({9: 1}.get(self.version, 3), scope[self.version != 9] + fields)
-            return [options, flow_set(SAMPLING_TEMPLATE, struct.pack(">II", 1, chance.choice([10, 100])))], 1
-        if kind == "rate":
-            return [flow_set(SAMPLING_TEMPLATE, struct.pack(">II", 1, chance.choice([10, 100])))], 1
-        if kind == "empty":
-            return [], 0
-        if kind == "reserved":
-            return [flow_set(77, b"1234")], 0
-        if kind == "odd":
-            return [flow_set(256, b"123"), bytes(chance.randint(0, 9))], 0
+        if kind in {"templates", "other"}:
+            sets, flows = self.data(chance) if chance.random() < 0.5 else ([], 0)  # softflowd sends both in one
+            return [self.template(other=kind == "other"), *sets], flows
+        if kind in {"sampling", "rate", "interfaces", "start"}:
+            sets = self.options(chance, kind)
+            return (sets[1:] if kind == "rate" else sets), 1
+        odd = {
+            "empty": [],
+            "reserved": [flow_set(77, b"1234")],
+            "odd": [flow_set(256, b"123"), bytes(chance.randint(0, 9))],
+            "withdrawal": [flow_set(2, struct.pack(">HH", chance.choice([2, 256, 257]), 0))],
+        }
+        return (odd[kind], 0) if kind in odd else self.data(chance)
+
+    def options(self, chance: Random, kind: str) -> list[bytes]:
+        """What it says of itself, with the template: its sampling, that of two interfaces, or when it started."""
+        if chance.random() < self.oddness / 2:
+            self.interval = chance.choice([10, 100])
+        if kind == "interfaces":
+            number, scope, records = INTERFACE_TEMPLATE, 2, struct.pack(">IIII", 1, self.interval, 2, 10)
+        else:
+            number, scope, records = SAMPLING_TEMPLATE, 1, struct.pack(">II", 1, self.interval)
+        fields = scope, 4, 34, 4
+        if kind == "start" and self.version == 10:
+            number, fields = START_TEMPLATE, (149, 4, 160, 8)
+            records = struct.pack(">IQ", 1, 1_700_000_000_000 + chance.choice([0] * 9 + [1]))
+        scopes = (4, 4) if self.version == 9 else (2, 1)
+        template = struct.pack(">7H", number, *scopes, *fields)
+        return [flow_set({9: 1}.get(self.version, 3), template), flow_set(number, records)]
+
+    def data(self, chance: Random) -> tuple[list[bytes], int]:
+        """Sets of flows, and how many are in them."""
         sets, flows = [], 0
+        unread = [258, 300] if chance.random() < self.oddness else [257]  # of variable length, and not known
         for _ in range(chance.choice([1, 1, 1, 2, 20])):
-            number = chance.choice([256] * 20 + [257] * 5 + [258, 300])
+            number = chance.choice([256] * 20 + [257] * 5 + unread)
             count = chance.randint(1, 3)
             flows += count
             value = chance.randint(0, 200)
@@ -92,11 +119,12 @@ class Exporter:
             sets.append(flow_set(number, record * count + bytes(chance.randint(0, 3))))
         return sets, flows
 
-    def template(self) -> bytes:
-        """Its templates."""
+    def template(self, *, other: bool = False) -> bytes:
+        """Its templates; others have the fields of the first in another order."""
+        templates = TEMPLATES | ({256: TEMPLATES[256][::-1]} if other else {})
         body = b"".join(
             struct.pack(">HH", number, len(fields)) + b"".join(struct.pack(">HH", *field) for field in fields)
-            for number, fields in TEMPLATES.items()
+            for number, fields in templates.items()
             if self.version == 10 or number != 258
         )
         return flow_set(0 if self.version == 9 else 2, body)
@@ -125,13 +153,14 @@ def flow_set(number: int, content: bytes) -> bytes:
 def traffic(chance: Random) -> list[list[tuple[str, bytes]]]:
     """Batches of datagrams with their senders."""
     versions = [5, 9, 9, 10, 10]
+    oddness = chance.choice([0, 0.1, 1])
+    starts = [1, 1, 2**32 - 60]
     exporters = [
-        (
-            f"192.0.2.{n // 3}",
-            Exporter(chance.choice(versions), n % 3, chance.random() < 0.3, chance.choice([1, 1, 2**32 - 60])),
-        )
+        (f"192.0.2.{n // 3}", Exporter(chance.choice(versions), n % 3, chance.random() < 0.3, chance.choice(starts)))
         for n in range(chance.randint(1, 4))
     ]
+    for _, one in exporters:
+        one.oddness = oddness
     sent = [(address, one.framed(one.template())) for address, one in exporters if one.version != 5]
     for _ in range(chance.randint(1, DATAGRAMS)):
         address, one = chance.choice(exporters)
@@ -165,8 +194,8 @@ def raw_batch(batch: list[tuple[str, bytes]], first: int) -> Batch:
 def cooked(batches: list[list[tuple[str, bytes]]], many: int, config: Config) -> list[Counter[str]]:
     """What each batch gives, and a tick at the end, where so many datagrams are read together."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(netflow_collector, "_MANY", many)
-        patch.setattr(netflow_collector, "_SOME", many)
+        patch.setattr(netflow_collector, "MANY", many)
+        patch.setattr(netflow_together, "_SOME", many)
         cooking, found, first = Cooking(config), [], 0
         for batch in batches:
             found.append(Counter(told(cooking.on_batch(raw_batch(batch, first), first))))
@@ -210,7 +239,7 @@ def test_repeats_of_what_was_read_together_are_known() -> None:
 def test_a_rate_told_in_one_domain_holds_from_then_on_in_another() -> None:
     """Flows that came before it do not have it, although their stream is read after that of the rate."""
     rate, other = Exporter(9, 1, counts_flows=False), Exporter(9, 2, counts_flows=False)
-    announced, said = rate.sets(Random(1), "sampling")[0]
+    announced, said = rate.options(Random(1), "sampling")
     sent = [other.framed(other.template()), rate.framed(rate.template() + announced)]
     sent += [flows(other) for _ in range(20)]
     sent += [rate.framed(said)]

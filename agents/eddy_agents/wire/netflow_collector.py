@@ -6,20 +6,15 @@ numbers. Columns are made elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
-
-import numpy as np
 
 from eddy_agents.wire.netflow_datagram import (
     FIRST_DATA_SET,
     IPFIX,
-    IPFIX_OPTIONS_TEMPLATES,
-    IPFIX_TEMPLATES,
+    TEMPLATE_SETS,
     V1,
     V9,
-    V9_OPTIONS_TEMPLATES,
-    V9_TEMPLATES,
     Buffer,
     FlowSet,
     Header,
@@ -30,27 +25,16 @@ from eddy_agents.wire.netflow_datagram import (
 )
 from eddy_agents.wire.netflow_exporter import Held, Limits, Pending, Senders, Stream, StreamKey, Streams, boot_of
 from eddy_agents.wire.netflow_fixed import FIXED_LAYOUTS
-from eddy_agents.wire.netflow_harvest import Harvest, Lapse, PerSet, Taken, row_index, unknown
+from eddy_agents.wire.netflow_harvest import Harvest, Lapse, Taken, row_index, unknown
 from eddy_agents.wire.netflow_layout import Chunk, Layout, Records
-from eddy_agents.wire.netflow_sampling import RATE_ELEMENTS, learned_element
-from eddy_agents.wire.netflow_survey import Headers, Integers, Survey, survey
+from eddy_agents.wire.netflow_sampling import RATE_ELEMENTS, SYSTEM_INIT_TIME, learned_element, tells_of_exporter
 from eddy_agents.wire.netflow_template import FieldSpec, Template, read_templates
+from eddy_agents.wire.netflow_together import MANY, Batched, read_together
 from eddy_mesh.cer import Value
 from eddy_mesh.registry.ipfix import IANA
 
-_SYSTEM_INIT_TIME: Final = 160
 _SECOND_NS: Final = 1_000_000_000
-_TEMPLATE_SETS: Final = {
-    V9: {V9_TEMPLATES, V9_OPTIONS_TEMPLATES},
-    IPFIX: {IPFIX_TEMPLATES, IPFIX_OPTIONS_TEMPLATES},
-}
-_TELLING: Final = RATE_ELEMENTS | {_SYSTEM_INIT_TIME}
 _EXPIRY_INTERVAL_NS: Final = 10 * _SECOND_NS
-_INTERVAL_BITS: Final = 0x3FFF
-_MANY: Final = 48
-"""So many datagrams are looked at faster together than one by one."""
-_SOME: Final = 16
-"""So many datagrams of one stream, once looked at, are read faster together than one by one."""
 
 
 class Collector:
@@ -81,73 +65,11 @@ class Collector:
         """
         reader = _Reader(self, harvest, data, now_ns)
         count = len(offsets) - 1
-        for row in self._feed_many(reader, offsets, senders) if count >= _MANY else range(count):
+        rows: Iterable[int] = range(count)
+        if count >= MANY:
+            rows = read_together(self._streams, harvest, Batched(data, offsets, senders, now_ns))
+        for row in rows:
             self._feed_one(reader, row, senders.of(row), offsets[row], offsets[row + 1])
-
-    def _feed_many(self, reader: _Reader, offsets: Sequence[int], senders: Senders) -> Iterator[int]:
-        """Read together what can be; gives the rows that are to be read one by one, each when it is its turn."""
-        seen = survey(reader.data, offsets)
-        for stretch in seen.stretches():
-            if len(stretch) < _SOME or not seen.is_plain[stretch.start]:
-                yield from stretch
-                continue
-            by_stream = seen.by_stream(stretch, senders.codes)
-            keys = [_key_of(seen, rows, senders) for rows in by_stream]
-            if len(keys) > 1 and not self._are_apart(seen, by_stream, keys):
-                yield from stretch
-                continue
-            rest = [
-                rows
-                for key, rows in zip(keys, by_stream, strict=True)
-                if len(rows) < _SOME or not self._feed_together(reader, seen, rows, key)
-            ]
-            if rest:
-                yield from np.sort(np.concatenate(rest)).tolist()
-            for key in keys:
-                self._streams.get(key)  # heard of in this order
-
-    def _are_apart(self, seen: Survey, by_stream: list[Integers], keys: list[StreamKey]) -> bool:
-        """Whether no stream of a stretch can change what another gives.
-
-        A new one may have another forgotten, and one that says its sampling says it for all domains of its exporter.
-        """
-        for key, rows in zip(keys, by_stream, strict=True):
-            stream = self._streams.find(key)
-            if stream is None:
-                return False
-            telling = [number for number, known in stream.templates.items() if _tells_rate(known.layout)]
-            if telling and np.isin(seen.sets_of(rows).ids, telling).any():
-                return False
-        return True
-
-    def _feed_together(self, reader: _Reader, seen: Survey, rows: Integers, key: StreamKey) -> bool:
-        """Read plain datagrams of one stream; False, and nothing is done, where they need a closer look."""
-        first, last = rows[0], rows[-1]
-        stream = self._streams.get(key)
-        if stream is None or (seen.samplings[rows] != seen.samplings[first]).any():
-            return False
-        flows = np.zeros(len(seen.is_plain))
-        found: list[tuple[Layout, Taken]] = []
-        sets = seen.sets_of(rows)
-        for number in np.unique(sets.ids).tolist():
-            layout = _flow_layout(stream, number)
-            if layout is None:
-                return False
-            chosen = sets.where(sets.ids == number)
-            counts = (chosen.ends - chosen.starts) // layout.size
-            if not counts.all():
-                return False
-            flows += np.bincount(chosen.rows, counts, len(flows))
-            ends = chosen.starts + counts * layout.size
-            spans = zip(chosen.starts.tolist(), ends.tolist(), strict=True)
-            records = b"".join([reader.data[start:end] for start, end in spans])
-            found.append((layout, _taken(records, counts, seen.headers(chosen.rows), stream, number, chosen.rows)))
-        clock_ms = int(seen.export_ns[last]) // 1_000_000 if key.version == IPFIX else int(seen.uptime_ms[last])
-        if not stream.sequence.take_all(seen.sequences[rows], clock_ms, flows[rows].astype(np.int64)):
-            return False
-        for layout, taken in found:
-            reader.harvest.group(layout, waited=False).taken.append(taken)
-        return True
 
     def _feed_one(self, reader: _Reader, row: int, sender: tuple[int, int], start: int, end: int) -> None:
         data, harvest, now_ns = reader.data, reader.harvest, reader.now_ns
@@ -291,7 +213,7 @@ class _Reader:
         self.refuse(defect)
 
     def _read_other(self, flow_set: FlowSet) -> None:
-        if flow_set[0] in _TEMPLATE_SETS[self.header.version]:
+        if flow_set[0] in TEMPLATE_SETS[self.header.version]:
             self._define(flow_set)
         elif flow_set[0] >= FIRST_DATA_SET:
             self._wait(flow_set)
@@ -312,11 +234,11 @@ class _Reader:
             return
         if layout.is_options:
             self.options += count
-            self._learn(layout, chunk, count)
+            self._learn(template_id, layout, chunk, count)
         else:
             self.flows += count
         group = self.harvest.group(layout, waited=False)
-        group.taken.append(_taken(chunk, count, self.header, self.stream, template_id, self._row))
+        group.taken.append(Taken.now(chunk, count, self.header, self.stream, template_id, self._row))
 
     def _define(self, flow_set: FlowSet) -> None:
         templates, defect = read_templates(flow_set[0], self.data, flow_set[1], flow_set[2])
@@ -338,10 +260,10 @@ class _Reader:
         if not count:
             return
         if layout.is_options:
-            self._learn(layout, chunk, count)
+            self._learn(template_id, layout, chunk, count)
         group = self.harvest.group(layout, waited=True)
         group.origins.append(held.origin)
-        group.taken.append(_taken(chunk, count, held.header, self.stream, template_id, -1))
+        group.taken.append(Taken.now(chunk, count, held.header, self.stream, template_id, -1))
 
     def _wait(self, flow_set: FlowSet) -> None:
         self.waiting = True
@@ -350,45 +272,22 @@ class _Reader:
         if not self._collector.hold(self.stream, flow_set[0], held):
             self.refuse(Malformed("template_unknown", f"template {flow_set[0]} did not come yet, and no room to wait"))
 
-    def _learn(self, layout: Layout, chunk: Chunk, count: int) -> None:
+    def _learn(self, template_id: int, layout: Layout, chunk: Chunk, count: int) -> None:
         """Take what options records say about the exporter itself: its sampling, and when it started."""
-        if not any(slot.iana in _TELLING for slot in layout.slots):
+        if not tells_of_exporter(layout):
             return
         records = Records(layout, [chunk])
         columns = {learned_element(slot): records.column(slot) for slot in layout.slots if learned_element(slot)}
-        started = [records.column(slot) for slot in layout.slots if slot.iana == _SYSTEM_INIT_TIME]
+        started = [records.column(slot) for slot in layout.slots if slot.iana == SYSTEM_INIT_TIME]
+        content = b"" if isinstance(chunk, list) else bytes(chunk)
         for row in range(count):
             if not self.stream.sampling.learn({number: column.at(row) for number, column in columns.items()}):
+                content = b""
                 self.refuse(Malformed("sampler_limit", "no room for another sampler: raise max_samplers"))
             for moment in (column.at(row) for column in started):
                 if isinstance(moment, int):
                     self.stream.started_ns = moment
-
-
-def _taken(
-    chunk: Chunk, counts: PerSet, header: Header | Headers, stream: Stream, template_id: int, rows: PerSet
-) -> Taken:
-    """Data sets as they are taken."""
-    interval = header.sampling & _INTERVAL_BITS or stream.sampling.default
-    return Taken(chunk, counts, header, stream, template_id, interval, stream.started_ns, rows)
-
-
-def _key_of(seen: Survey, rows: Integers, senders: Senders) -> StreamKey:
-    """The stream of plain datagrams."""
-    first = int(rows[0])
-    return StreamKey(*senders.of(first), int(seen.versions[first]), int(seen.domains[first]))
-
-
-def _tells_rate(layout: Layout) -> bool:
-    """Whether records say a sampling rate of their exporter."""
-    return layout.is_options and any(slot.iana in RATE_ELEMENTS for slot in layout.slots)
-
-
-def _flow_layout(stream: Stream, template_id: int) -> Layout | None:
-    """The layout of flows of one length, None where the records of a set are others or not known."""
-    known = stream.templates.get(template_id)
-    layout = known.layout if known else FIXED_LAYOUTS.get(stream.key.version)
-    return layout if layout and layout.size and not layout.is_options else None
+        self.stream.templates[template_id].learned = self.stream.learned_from(content) if content else None
 
 
 def _is_rate(spec: FieldSpec) -> bool:

@@ -82,13 +82,29 @@ class Senders:
         return self.known[int(self.codes[row])]
 
 
+class Learned(NamedTuple):
+    """What a set of options was, and what was known after it."""
+
+    content: int
+    changes: int
+    started_ns: int
+
+
 @dataclass(slots=True)
 class Known:
-    """A template in use: its layout, and when it came last."""
+    """A template in use.
+
+    Attributes:
+        template: as it came.
+        layout: of its records.
+        seen_ns: ns since 1970 UTC at which it came last.
+        learned: what the exporter said of itself in the last set of it, as `Stream.learned_from` tells.
+    """
 
     template: Template
     layout: Layout
     seen_ns: int
+    learned: Learned | None = None
 
 
 class Held(NamedTuple):
@@ -127,6 +143,10 @@ class Stream:
     sampling_due_ns: int = 0
     started_ns: int = -1
     booted_ns: int = -1
+
+    def learned_from(self, content: bytes) -> Learned:
+        """Return what is known now, after a set of options; where it is the same before the set, that says nothing."""
+        return Learned(hash(content), self.sampling.changes, self.started_ns)
 
 
 class Streams:

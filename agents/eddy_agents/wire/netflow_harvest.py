@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,9 @@ PerSet: TypeAlias = int | npt.NDArray[np.int64]
 """A number of one data set, or of several, an entry a set."""
 
 
+_INTERVAL_BITS: Final = 0x3FFF
+
+
 class Taken(NamedTuple):
     """Data sets of one stream and template, one or several in order. What may change is as it was then.
 
@@ -59,6 +62,14 @@ class Taken(NamedTuple):
     interval: int
     started_ns: int
     rows: PerSet
+
+    @classmethod
+    def now(
+        cls, records: Chunk, counts: PerSet, header: Header | Headers, stream: Stream, template: int, rows: PerSet
+    ) -> Taken:
+        """Return data sets as they are taken now."""
+        interval = header.sampling & _INTERVAL_BITS or stream.sampling.default
+        return cls(records, counts, header, stream, template, interval, stream.started_ns, rows)
 
 
 @dataclass(slots=True, eq=False)

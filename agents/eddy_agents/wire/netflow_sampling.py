@@ -34,6 +34,8 @@ _PROBABILITY: Final = 311
 RATE_ELEMENTS: Final = frozenset({SAMPLING_INTERVAL, _RANDOM_INTERVAL, _PACKET_INTERVAL, _SIZE, _PROBABILITY})
 """An options template with one of these announces a sampling rate."""
 
+SYSTEM_INIT_TIME: Final = 160
+_TELLING: Final = RATE_ELEMENTS | {SYSTEM_INIT_TIME}
 _LEARNED: Final = RATE_ELEMENTS | {SAMPLER_ID, SELECTOR_ID, INGRESS_INTERFACE, _PACKET_SPACE, _POPULATION}
 _INTERFACE_SCOPE: Final = "netflow.scope_interface"
 _MAX_INTERVAL: Final = 1 << 32
@@ -44,6 +46,11 @@ def learned_element(slot: Slot) -> int:
     if slot.field == _INTERFACE_SCOPE:
         return INGRESS_INTERFACE
     return slot.iana if slot.iana in _LEARNED else 0
+
+
+def tells_of_exporter(layout: Layout) -> bool:
+    """Return whether options records say the sampling of their exporter, or when it started."""
+    return layout.is_options and any(slot.iana in _TELLING for slot in layout.slots)
 
 
 def interval_of(values: Mapping[int, Value]) -> int:
@@ -108,10 +115,11 @@ class Sampling:
     Attributes:
         rates: of its exporter.
         interfaces: interval by ingress interface, where options records say it of interfaces.
+        changes: how often an interval became known or another.
         default: interval of a flow that names no sampler: the only one, 0 where none is known or they differ.
     """
 
-    __slots__ = ("_default", "_plain", "_room", "_samplers", "interfaces", "rates")
+    __slots__ = ("_default", "_plain", "_room", "_samplers", "changes", "interfaces", "rates")
 
     def __init__(self, rates: Rates | None = None, room: Room | None = None) -> None:
         """Know nothing yet.
@@ -125,6 +133,7 @@ class Sampling:
         self._room = room or Room(_MAX_INTERVAL)
         self._samplers: dict[int, int] = {}
         self.interfaces: dict[int, int] = {}
+        self.changes = 0
         self._plain: dict[int, int] = {}
         self._default = 0
 
@@ -162,6 +171,7 @@ class Sampling:
             self._room.left -= 1
         self.rates.count(interval, 1)
         table[identity] = interval
+        self.changes += 1
         distinct = {*self._samplers.values(), *self.interfaces.values()}
         self._default = self._plain.get(0, distinct.pop() if len(distinct) == 1 else 0)
         return True

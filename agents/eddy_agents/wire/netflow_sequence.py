@@ -132,13 +132,20 @@ class Sequence:
         self._advance(sequence, clock_ms, records)
         return found
 
-    def take_all(self, sequences: npt.NDArray[np.int64], clock_ms: int, flows: npt.NDArray[np.int64]) -> bool:
-        """Take the numbers of datagrams that hold flows only, where each continues the one before it.
+    def take_all(
+        self,
+        sequences: npt.NDArray[np.int64],
+        clock_ms: int,
+        flows: npt.NDArray[np.int64],
+        records: npt.NDArray[np.int64],
+    ) -> bool:
+        """Take the numbers of datagrams whose templates are known, where each continues the one before it.
 
         Args:
             sequences: as the headers have them, one at least.
             clock_ms: as in `take`, of the last datagram.
             flows: flow records in each datagram.
+            records: flow and options records in each.
 
         Returns:
             Whether they do and the reading of their numbers is settled; else nothing is taken.
@@ -146,12 +153,12 @@ class Sequence:
         if self.gaps or self._last < 0 or len(self._readings) != 1:
             return False
         first = self._step(self._readings[0], int(flows[0]))
-        before = {Reading.DATAGRAMS: 1, Reading.RECORDS_BEFORE: flows[:-1], Reading.FLOWS_WITH: flows[1:]}
+        before = {Reading.DATAGRAMS: 1, Reading.RECORDS_BEFORE: records[:-1], Reading.FLOWS_WITH: flows[1:]}
         steps = before[self._readings[0]]
         if first is None or sequences[0] != self._last + first or (np.diff(sequences) != steps).any():
             return False
         self._recent.extend(sequences[:-1][-self._window :].tolist())
-        self._advance(int(sequences[-1]), clock_ms, int(flows[-1]))
+        self._advance(int(sequences[-1]), clock_ms, int(records[-1]))
         return True
 
     def has_restarted(self, sequence: int, uptime_ms: int) -> bool:

@@ -16,7 +16,15 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from eddy_agents.wire.netflow_datagram import FIRST_DATA_SET, IPFIX, V5, V9, Buffer
+from eddy_agents.wire.netflow_datagram import (
+    FIRST_DATA_SET,
+    IPFIX,
+    IPFIX_TEMPLATES,
+    V5,
+    V9,
+    V9_TEMPLATES,
+    Buffer,
+)
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
@@ -30,11 +38,11 @@ _SECONDS: Final = 1_000_000_000
 
 
 class Sets(NamedTuple):
-    """Data sets of plain datagrams in order, an entry a set; a v5 datagram is one set with id 0.
+    """Sets of plain datagrams in order, an entry a set; a v5 datagram is one set with id 0.
 
     Attributes:
         rows: datagram that each is in.
-        ids: template ids.
+        ids: as in the set's header: of templates, or the template of data.
         starts: offset of the first octet after the set's header.
         ends: offset after its last octet.
     """
@@ -66,10 +74,11 @@ class Survey:
     """What the headers of datagrams say, an entry a datagram; of no meaning where it is not plain.
 
     Attributes:
-        is_plain: v5 and IPFIX of the announced length, and v9; these two with 1 to 16 data sets and nothing else but
-            less than a set header of padding.
+        is_plain: v5 and IPFIX of the announced length, and v9; these two with 1 to 16 sets of data or templates and
+            nothing else but less than a set header of padding.
         versions, domains, sequences, export_ns, uptime_ms, samplings: as in `eddy_agents.wire.netflow_datagram.Header`.
         sets: of the plain ones.
+        announces: whether a set is of templates.
     """
 
     is_plain: npt.NDArray[np.bool_]
@@ -80,6 +89,7 @@ class Survey:
     uptime_ms: Integers
     samplings: Integers
     sets: Sets
+    announces: npt.NDArray[np.bool_]
 
     def stretches(self) -> Iterator[range]:
         """Return the rows in order, cut where plain datagrams begin and end."""
@@ -103,7 +113,7 @@ class Survey:
         return sorted(groups, key=lambda group: int(group[-1]))
 
     def sets_of(self, rows: Integers) -> Sets:
-        """Return the data sets of plain datagrams."""
+        """Return the sets of plain datagrams."""
         chosen = np.zeros(len(self.is_plain), np.bool_)
         chosen[rows] = True
         return self.sets.where(chosen[self.sets.rows])
@@ -134,7 +144,9 @@ def survey(data: Buffer, offsets: Sequence[int]) -> Survey:
     is_plain = (is_v5 & of_v5) | is_v9 | (is_ipfix & (lengths == halves[:, 1]))
     is_plain &= lengths >= _HEAD_BYTES
     bodies = starts + np.where(is_ipfix, 16, np.where(is_v9, 20, _HEAD_BYTES))
-    sets = _find_sets(octets, is_plain, is_v5, bodies, ends)
+    sets = _find_sets(octets, is_plain, versions, bodies, ends)
+    announces = np.zeros(len(starts), np.bool_)
+    announces[sets.rows[(sets.ids < FIRST_DATA_SET) & (versions[sets.rows] != V5)]] = True
     return Survey(
         is_plain,
         versions,
@@ -144,6 +156,7 @@ def survey(data: Buffer, offsets: Sequence[int]) -> Survey:
         uptime_ms=np.where(is_ipfix, 0, words[1]),
         samplings=np.where(is_v5, halves[:, 11], 0),
         sets=sets.where(is_plain[sets.rows]),
+        announces=announces,
     )
 
 
@@ -159,32 +172,34 @@ def _heads(octets: npt.NDArray[np.uint8], starts: Integers) -> Integers:
 def _find_sets(
     octets: npt.NDArray[np.uint8],
     is_plain: npt.NDArray[np.bool_],
-    is_v5: npt.NDArray[np.bool_],
+    versions: Integers,
     bodies: Integers,
     ends: Integers,
 ) -> Sets:
-    """Every set of the plain datagrams; a datagram with another set than of data, or a broken one, is plain no more.
+    """Every set of the plain datagrams; a datagram with a set of a reserved id, or a broken one, is plain no more.
 
     Args:
         octets: of all datagrams.
         is_plain: of each datagram; written to.
-        is_v5: of each datagram.
+        versions: of each datagram.
         bodies: offset after the header of each.
         ends: offset after the last octet of each.
     """
-    rows = np.flatnonzero(is_plain & is_v5)
+    rows = np.flatnonzero(is_plain & (versions == V5))
     found = [Sets(rows, np.zeros(len(rows), np.int64), bodies[rows], ends[rows])]
-    rows = np.flatnonzero(is_plain & ~is_v5)
+    rows = np.flatnonzero(is_plain & (versions != V5))
     places = bodies[rows]
+    templates = np.where(versions == IPFIX, IPFIX_TEMPLATES, V9_TEMPLATES)  # those of options have the next id
     for _ in range(_MOST_SETS):
         if not len(rows):
             break
         ids = _number_at(octets, places)
         stops = places + _number_at(octets, places + 2)
-        is_data = (ids >= FIRST_DATA_SET) & (stops >= places + _SET_HEADER_BYTES) & (stops <= ends[rows])
-        is_plain[rows] = is_data
-        found.append(Sets(rows, ids, places + _SET_HEADER_BYTES, stops).where(is_data))
-        more = is_data & (ends[rows] - stops >= _SET_HEADER_BYTES)  # less is padding
+        is_whole = (stops >= places + _SET_HEADER_BYTES) & (stops <= ends[rows])
+        is_whole &= (ids >= FIRST_DATA_SET) | (ids - templates[rows] >> 1 == 0)
+        is_plain[rows] = is_whole
+        found.append(Sets(rows, ids, places + _SET_HEADER_BYTES, stops).where(is_whole))
+        more = is_whole & (ends[rows] - stops >= _SET_HEADER_BYTES)  # less is padding
         rows, places = rows[more], stops[more]
     is_plain[rows] = False
     sets = Sets(*map(np.concatenate, zip(*found, strict=True)))
