@@ -79,10 +79,17 @@ class Table:
         """Return the same SELECT with few different texts as ENUMs: in a file they are texts, written in half the time.
 
         In a query they would be no good: an ENUM can not be compared with a text that is not one of its own.
+
+        Args:
+            view: where `eddy_mesh.store.tables.coded` of the columns is registered.
         """
-        parts = [f"{_as_enum(quoted(name), column)} AS {quoted(name)}" for name, column in self.columns.items()]
+        parts = [
+            f"{_enum_of_code(quoted(name), column) if is_enum(column) else quoted(name)} AS {quoted(name)}"
+            for name, column in self.columns.items()
+        ]
         parts += [
-            f"{_as_enum(literal_of(column), column)} AS {quoted(name)}" for name, column in self.constants.items()
+            f"{_as_enum(literal_of(column), column) if is_enum(column) else literal_of(column)} AS {quoted(name)}"
+            for name, column in self.constants.items()
         ]
         return f"SELECT {', '.join(parts)} FROM {quoted(view)}"  # noqa: S608  # quoted
 
@@ -137,7 +144,9 @@ def write_parquet(
         options: further options of COPY.
         note: kept in the footer under the key ``eddy``.
     """
-    stream = ArrowStream(form.columns, lambda: ((table.count, table.columns) for table in tables()))
+    stream = ArrowStream(
+        coded(form.columns, form), lambda: ((table.count, coded(table.columns, form)) for table in tables())
+    )
     connection.register("sealed", stream)
     settings = ", ".join(f"{name} {value}" for name, value in options.items())
     try:
@@ -248,13 +257,40 @@ def _utf8(column: Text) -> Text:
     return Text(*pack(texts), column.nulls)
 
 
-def _as_enum(expression: str, column: Stored) -> str:
-    """The expression of a column, as an ENUM where it has few different texts that all are plain literals."""
+def coded(columns: Mapping[str, Stored], form: Table) -> dict[str, Stored]:
+    """Return columns with those that ``form`` has as ENUMs as the numbers of its texts."""
+    return {
+        name: _codes(column, wanted) if isinstance(wanted := form.columns[name], Words) and is_enum(wanted) else column
+        for name, column in columns.items()
+    }
+
+
+def _codes(column: Stored, form: Words) -> Numbers:
+    if not isinstance(column, Words):
+        raise TypeError(f"{type(column).__name__} where texts have codes")
+    place = {text: number for number, text in enumerate(form.values)}
+    places = np.array([place[text] for text in column.values] or [0], np.uint8)
+    return Numbers(places[column.codes], column.nulls)
+
+
+def is_enum(column: Stored) -> bool:
+    """Return whether a column is written as an ENUM: it has few different texts, which all are plain literals."""
     if not isinstance(column, Words) or not 0 < len({*column.values}) == len(column.values) <= MAX_ENUM:
-        return expression
-    if not all(map(str.isprintable, column.values)):
-        return expression
-    return f"CAST({expression} AS ENUM ({', '.join(map(text_literal, column.values))}))"
+        return False
+    return all(map(str.isprintable, column.values))
+
+
+def _as_enum(expression: str, column: Stored) -> str:
+    return f"CAST({expression} AS ENUM ({_texts(column)}))"
+
+
+def _enum_of_code(code: str, column: Stored) -> str:
+    """The ENUM with a number; it is found in half the time that it takes by its text."""
+    return f"(CAST([{_texts(column)}] AS ENUM ({_texts(column)})[]))[CAST({code} AS INTEGER) + 1]"
+
+
+def _texts(column: Stored) -> str:
+    return ", ".join(map(text_literal, column.values)) if isinstance(column, Words) else ""
 
 
 def _clean(text: str) -> str:
