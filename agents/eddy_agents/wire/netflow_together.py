@@ -150,7 +150,7 @@ class _Together:
         if not known.layout.size:
             return not len(sets.ids)
         whole = sets._replace(ends=sets.ends - (sets.ends - sets.starts) % known.layout.size)
-        return all(stream.learned_from(content) == known.learned for content in self._batch.contents(whole))
+        return all(stream.learned_from(content) == known.learned for content in {*self._batch.contents(whole)})
 
     def _known_templates(self, stream: Stream) -> list[Known] | None:
         """The templates that came, None where one of them is new."""
@@ -158,7 +158,7 @@ class _Together:
         if not self._seen.announces[self._rows].any():
             return found
         for set_id in TEMPLATE_SETS[stream.key.version]:
-            for content in self._batch.contents(self._sets.where(self._sets.ids == set_id)):
+            for content in {*self._batch.contents(self._sets.where(self._sets.ids == set_id))}:
                 templates = _templates(set_id, content) if len(content) <= _MOST_TEMPLATE_BYTES else None
                 if templates is None:
                     return None
