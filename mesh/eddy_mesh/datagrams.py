@@ -28,7 +28,7 @@ from eddy_mesh.batch import Kind
 from eddy_mesh.columns import V4_MAPPED, Addresses, Bytes, Column, Constant, Numbers, address_halves, pack
 from eddy_mesh.listening import STOP_WAIT_S, Binding, Pace, bind, emit_last, emit_or_count, first_of, readable, wake
 
-DRAIN_DATAGRAMS = 256
+DRAIN_DATAGRAMS = 512
 """Most datagrams in one drain; at 1,400 bytes that is 350 kB, near the most that a NATS message carries."""
 
 BUFFER_BYTES = 32 * 1024 * 1024
