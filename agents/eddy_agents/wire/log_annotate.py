@@ -168,6 +168,8 @@ def _rows_by_patterns(
         patterns = patterns_of(program.decode("utf-8", "replace"))
         if patterns:
             codes_of[patterns].append(code)
+    if not codes_of:
+        return {}
     group_of = np.full(len(programs.index) + 1, -1, np.int16)  # the last is what code -1 picks
     for group, codes in enumerate(codes_of.values()):
         group_of[codes] = group

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from eddy_agents.wire.log_columns import FieldSet
 from eddy_agents.wire.log_spans import Data, Offsets, packed, padded, spliced
 from eddy_agents.wire.syslog_time import UNREADABLE
-from eddy_mesh.columns import Text
+from eddy_mesh.columns import Text, pack
 
 
 class Repair(IntFlag):
@@ -87,5 +87,7 @@ class Chunk:
 
     def messages(self) -> Text:
         """Return the message of each line."""
+        if len(self._messages) == self.count:
+            return Text(*pack([self._messages[row] for row in range(self.count)]))
         offsets, data = packed(self.data, self._message_begins, self.ends)
         return Text(*spliced(offsets, data.tobytes(), self._messages))

@@ -70,6 +70,13 @@ class Codes:
         twin.index.update(self.index)
         return twin
 
+    def renamed(self, value: bytes) -> Codes:
+        """Return codes of another text where all rows have the same."""
+        twin = Codes(0)
+        twin.codes = self.codes.copy()
+        twin.index[value] = 0
+        return twin
+
     def missing(self) -> npt.NDArray[np.bool_]:
         """Return True for each row that does not have the field."""
         missing = self.codes < 0
@@ -81,7 +88,7 @@ class Codes:
 
     def same_in_all(self) -> bytes | None:
         """Return the text that every row has, or None where they differ."""
-        if len(self.index) != 1 or not len(self.codes) or self.codes.min() < 0:
+        if len(self.index) != 1 or not len(self.codes) or np.count_nonzero(self.codes):  # the only text has code 0
             return None
         return next(iter(self.index)) or None
 
@@ -213,6 +220,14 @@ class FieldSet:
 
     def put_derived(self, target: str, source: Codes, function: Callable[[bytes], bytes]) -> None:
         """Do what `derive` does with values that are no field themselves."""
+        only = source.same_in_all()
+        if only is not None:
+            value = function(only)
+            if value and not self.has(target):
+                self._fields[target] = source.renamed(value)
+            elif value:
+                self.put_same(target, ALL, value)
+            return
         result = self.codes(target) if self.has(target) else Codes(0)
         values = [function(text) if text else b"" for text in source.texts()]
         table = np.array([result.index[value] if value else -1 for value in values] + [-1], np.int32)
