@@ -49,8 +49,7 @@ class Annotator:
             programs: tag of each row.
             messages: UTF-8 text of each row.
         """
-        lengths = np.diff(messages.offsets.astype(np.int64))
-        wanted = _rows_by_patterns(programs, (lengths > 0) & (lengths <= MAX_MATCHED_BYTES))
+        wanted = _rows_by_patterns(programs, messages)
         if not wanted:
             return
         chunk = _Messages(messages)
@@ -159,10 +158,8 @@ class _Messages:
         return [folded[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
 
-def _rows_by_patterns(
-    programs: Codes, is_read: npt.NDArray[np.bool_]
-) -> dict[tuple[Pattern, ...], npt.NDArray[np.intp]]:
-    """Return for the patterns of each known program the rows that it wrote."""
+def _rows_by_patterns(programs: Codes, messages: Packed) -> dict[tuple[Pattern, ...], npt.NDArray[np.intp]]:
+    """Return for the patterns of each known program the rows that it wrote, without messages that are too long."""
     codes_of: defaultdict[tuple[Pattern, ...], list[int]] = defaultdict(list)
     for code, program in enumerate(programs.texts()):
         patterns = patterns_of(program.decode("utf-8", "replace"))
@@ -173,6 +170,8 @@ def _rows_by_patterns(
     group_of = np.full(len(programs.index) + 1, -1, np.int16)  # the last is what code -1 picks
     for group, codes in enumerate(codes_of.values()):
         group_of[codes] = group
+    lengths = np.diff(messages.offsets.astype(np.int64))
+    is_read = (lengths > 0) & (lengths <= MAX_MATCHED_BYTES)
     groups = np.where(is_read, group_of[programs.codes], np.int16(-1))
     found = {patterns: np.flatnonzero(groups == group) for group, patterns in enumerate(codes_of)}
     return {patterns: rows for patterns, rows in found.items() if len(rows)}

@@ -75,7 +75,8 @@ class LineCooking:
         """
         text, begins, ends, recoded = payload_lines(batch)
         chunk = Chunk(text, begins, ends, _observed(batch, now_ns))
-        chunk.repair(np.array(recoded, np.intp), Repair.CHARSET)
+        if recoded:
+            chunk.repair(np.array(recoded, np.intp), Repair.CHARSET)
         rest = [row for row in self._take(chunk).tolist() if self._syslog.match(chunk.line(row))]
         if rest:
             self._one_by_one(chunk, np.array(rest))
@@ -128,6 +129,8 @@ class LineCooking:
 
     def _supply_host(self, chunk: Chunk, batch: Batch) -> None:
         host = chunk.fields.codes("host")
+        if host.same_in_all() is not None:
+            return
         rows = np.flatnonzero(host.missing())
         chunk.repair(rows, Repair.HOST)
         for name in self._host_from:
