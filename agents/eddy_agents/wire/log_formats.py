@@ -58,7 +58,7 @@ class LineFormat(NamedTuple):
     marker: int
     fill: Callable[[Chunk, npt.NDArray[np.intp], Groups, Clock], None]
     quick: Callable[[Chunk, npt.NDArray[np.intp], Clock], npt.NDArray[np.intp]] | None = None
-    quick_from: int = 200
+    quick_from: int = 360
 
     def take(self, chunk: Chunk, rows: npt.NDArray[np.intp], clock: Clock) -> npt.NDArray[np.intp]:
         """Fill in the lines that fit; return the rows of those that do not.
