@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from eddy_agents.transformers.netflow import Config, Cooking
 from eddy_agents.wire import netflow_collector, netflow_together
+from eddy_agents.wire.netflow_layout import Layout
+from eddy_agents.wire.netflow_sampling import SAMPLING_INTERVAL, tells_of_exporter
 from eddy_mesh.agent import Draft, Result
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage
@@ -258,6 +260,25 @@ def test_the_exporter_heard_of_longest_ago_is_forgotten() -> None:
     )
     assert not any("template_unknown" in text for part in found for text in part)
     assert_the_same([("192.0.2.1", payload) for payload in sent], Config(max_exporters=2))
+
+
+def test_options_templates_that_nothing_came_for_cost_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender may announce very many; each of its streams in a batch once looked at all of them again."""
+    looked_at: list[Layout] = []
+    templates = b"".join(struct.pack(">7H", number, 2, 1, 149, 4, SAMPLING_INTERVAL, 4) for number in range(1000, 1100))
+    first, second = (Exporter(10, domain, counts_flows=False) for domain in (1, 2))
+    cooking = Cooking(Config())
+    known = [one.framed(one.template() + flow_set(3, templates)) for one in (first, second)]
+    cooking.on_batch(raw_batch([("192.0.2.1", payload) for payload in known], 0), 0)
+
+    def tells(layout: Layout) -> bool:
+        looked_at.append(layout)
+        return tells_of_exporter(layout)
+
+    monkeypatch.setattr(netflow_together, "tells_of_exporter", tells)
+    sent = [("192.0.2.1", flows(one)) for _ in range(40) for one in (first, second)]
+    cooking.on_batch(raw_batch(sent, 2), 0)
+    assert 0 < len(looked_at) <= len(sent)
 
 
 def test_a_batch_of_nothing_gives_nothing() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eddy_agents.transformers import file, journald, json, syslog
-from eddy_agents.wire.log_formats import BSD
-from eddy_agents.wire.log_lines import ANY_LINE, LineCooking
+from eddy_agents.wire.log_formats import BSD, RFC5424, LineFormat
+from eddy_agents.wire.log_lines import ANY_LINE, HEADED_LINE, LineCooking
 from eddy_agents.wire.syslog import Syslog, parse_any, parse_rfc3164, parse_rfc5424
 from eddy_mesh.batch import Batch, Kind, Producer
 from eddy_mesh.cer import EventClass, Stage, Value
@@ -109,6 +109,36 @@ def test_headers_found_at_once_are_those_of_the_expression(lines: list[str]) -> 
         cooked = Batch(kind, "o", Producer(3, 2), 0, 1, draft.count, draft.columns)
         given.append([flat_row(cooked, row) for row in range(cooked.count)])
     assert given[0] == given[1]
+
+
+ALIKE = st.lists(st.one_of(HEADERS.map(str.encode), LINES), min_size=1, max_size=3).flatmap(
+    lambda different: st.lists(st.sampled_from(different), min_size=2, max_size=9)
+)
+"""Lines of which most, or all, say the same."""
+
+
+@settings(max_examples=150)
+@given(ALIKE)
+def test_lines_that_are_alike_cook_like_each_alone(lines: list[bytes]) -> None:
+    """What all lines of a chunk have, none has, or all but one have, is what each has alone, however it is found."""
+    columns: dict[str, Column] = {
+        "event.original": Bytes(*pack(lines)),
+        "host_address": Constant("198.51.100.9", len(lines)),
+    }
+    kind = Kind(Stage.RAW, EventClass.SYSTEM, "x")
+    raw = Batch(kind, "o", Producer(1, 2), 0, 1, len(lines), columns)
+    alone = [_cooked(raw.slice(row, row + 1), BSD._replace(quick=None))[0] for row in range(len(lines))]
+    for form in (BSD._replace(quick_from=1), BSD._replace(quick=None)):
+        assert _cooked(raw, form) == alone
+
+
+def _cooked(raw: Batch, form: LineFormat) -> list[dict[str, Value]]:
+    """The rows of a cooking that tries two forms on whole chunks, without what differs from chunk to chunk."""
+    cooking = LineCooking(UTC, (form, RFC5424), syslog=HEADED_LINE, host_from=("host_address",))
+    draft = cooking.cook(raw, raw.kind, NOW)
+    cooked = Batch(draft.kind, "o", Producer(3, 2), 0, 1, draft.count, draft.columns)
+    rows = [flat_row(cooked, row) for row in range(cooked.count)]
+    return [{name: value for name, value in row.items() if name not in {"id", "parents"}} for row in rows]
 
 
 @settings(max_examples=100)

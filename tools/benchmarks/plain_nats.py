@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -73,6 +74,7 @@ async def _subscriber(url: str) -> None:
 
     await client.subscribe(SUBJECT, cb=receive, pending_msgs_limit=-1, pending_bytes_limit=-1)
     await client.flush()
+    gc.disable()  # as in subscriber.py
     print("on", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await client.drain()

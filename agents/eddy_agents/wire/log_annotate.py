@@ -159,7 +159,7 @@ class _Messages:
 
 
 def _rows_by_patterns(programs: Codes, messages: Packed) -> dict[tuple[Pattern, ...], npt.NDArray[np.intp]]:
-    """Return for the patterns of each known program the rows that it wrote, without messages that are too long."""
+    """Return for the patterns of each known program the rows that it wrote and that are to be read."""
     codes_of: defaultdict[tuple[Pattern, ...], list[int]] = defaultdict(list)
     for code, program in enumerate(programs.texts()):
         patterns = patterns_of(program.decode("utf-8", "replace"))

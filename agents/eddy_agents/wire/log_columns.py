@@ -70,13 +70,6 @@ class Codes:
         twin.index.update(self.index)
         return twin
 
-    def renamed(self, value: bytes) -> Codes:
-        """Return codes of another text where all rows have the same."""
-        twin = Codes(0)
-        twin.codes = self.codes.copy()
-        twin.index[value] = 0
-        return twin
-
     def missing(self) -> npt.NDArray[np.bool_]:
         """Return True for each row that does not have the field."""
         missing = self.codes < 0
@@ -87,7 +80,7 @@ class Codes:
         return missing
 
     def same_in_all(self) -> bytes | None:
-        """Return the text that every row has, or None where they differ."""
+        """Return the text that every row has, or None where they differ or where other texts were put before."""
         if len(self.index) != 1 or not len(self.codes) or np.count_nonzero(self.codes):  # the only text has code 0
             return None
         return next(iter(self.index)) or None
@@ -223,9 +216,7 @@ class FieldSet:
         only = source.same_in_all()
         if only is not None:
             value = function(only)
-            if value and not self.has(target):
-                self._fields[target] = source.renamed(value)
-            elif value:
+            if value:
                 self.put_same(target, ALL, value)
             return
         result = self.codes(target) if self.has(target) else Codes(0)

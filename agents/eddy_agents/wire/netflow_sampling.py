@@ -87,10 +87,10 @@ class Room:
 
 
 class Rates:
-    """The intervals that one exporter said in all its domains.
+    """Intervals, and how many samplers have each: those that one exporter said in all its domains, or in one.
 
     Attributes:
-        domains: how many of them are remembered.
+        domains: how many domains of the exporter are remembered.
         only: the interval where all are the same, else 0.
     """
 
@@ -119,7 +119,7 @@ class Sampling:
         default: interval of a flow that names no sampler: the only one, 0 where none is known or they differ.
     """
 
-    __slots__ = ("_default", "_plain", "_room", "_samplers", "changes", "interfaces", "rates")
+    __slots__ = ("_default", "_named", "_plain", "_room", "_samplers", "changes", "interfaces", "rates")
 
     def __init__(self, rates: Rates | None = None, room: Room | None = None) -> None:
         """Know nothing yet.
@@ -135,6 +135,7 @@ class Sampling:
         self.interfaces: dict[int, int] = {}
         self.changes = 0
         self._plain: dict[int, int] = {}
+        self._named = Rates()  # of samplers and interfaces
         self._default = 0
 
     @property
@@ -172,8 +173,11 @@ class Sampling:
         self.rates.count(interval, 1)
         table[identity] = interval
         self.changes += 1
-        distinct = {*self._samplers.values(), *self.interfaces.values()}
-        self._default = self._plain.get(0, distinct.pop() if len(distinct) == 1 else 0)
+        if table is not self._plain:
+            self._named.count(interval, 1)
+            if known:
+                self._named.count(known, -1)
+        self._default = self._plain.get(0, self._named.only)
         return True
 
     def forget(self) -> None:
@@ -183,6 +187,7 @@ class Sampling:
             for interval in table.values():
                 self.rates.count(interval, -1)
             table.clear()
+        self._named = Rates()
         self._default = 0
         self.rates.domains -= 1
 

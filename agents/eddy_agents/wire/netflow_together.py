@@ -61,6 +61,9 @@ def read_together(streams: Streams, harvest: Harvest, batch: Batched) -> Iterato
             yield from stretch
             continue
         by_stream = seen.by_stream(stretch, batch.senders.codes)
+        if max(map(len, by_stream)) < _SOME:
+            yield from stretch
+            continue
         keys = [_key_of(seen, rows, batch.senders) for rows in by_stream]
         readers = [_Together(streams.find(key), batch, seen, rows) for key, rows in zip(keys, by_stream, strict=True)]
         if len(keys) > 1 and not all(reader.is_apart() for reader in readers):
@@ -98,7 +101,10 @@ class _Together:
         stream = self._stream
         if stream is None or self._known_templates(stream) is None:
             return False
-        return all(self._says_the_same(stream, number, known) for number, known in stream.templates.items())
+        came = {*self._sets.ids.tolist()}  # few, where a sender can make the templates many
+        return all(
+            self._says_the_same(stream, number, stream.templates[number]) for number in stream.templates.keys() & came
+        )
 
     def read(self, harvest: Harvest) -> bool:
         """Read them; False, and nothing is done, where they need a closer look."""
@@ -154,19 +160,20 @@ class _Together:
 
     def _known_templates(self, stream: Stream) -> list[Known] | None:
         """The templates that came, None where one of them is new."""
-        found: list[Known] = []
         if not self._seen.announces[self._rows].any():
-            return found
+            return []
+        found: dict[int, Known] = {}
         for set_id in TEMPLATE_SETS[stream.key.version]:
             for content in {*self._batch.contents(self._sets.where(self._sets.ids == set_id))}:
                 templates = _templates(set_id, content) if len(content) <= _MOST_TEMPLATE_BYTES else None
                 if templates is None:
                     return None
-                known = [stream.templates.get(template.id) for template in templates]
-                if not all(old is not None and old.template == new for old, new in zip(known, templates, strict=True)):
-                    return None
-                found += [old for old in known if old is not None]
-        return found
+                for template in templates:
+                    known = stream.templates.get(template.id)
+                    if known is None or known.template != template:
+                        return None
+                    found[template.id] = known
+        return list(found.values())
 
 
 @lru_cache(_TEMPLATE_SETS_REMEMBERED)

@@ -6,7 +6,7 @@ What may live here: `StoreConfig` and what is made of it at open.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import msgspec
 
@@ -15,30 +15,33 @@ from eddy_mesh.errors import StoreError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+
 
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of an archive's store."""
 
-    max_rows: int = 1_000_000
+    max_rows: Positive = 1_000_000
     """Events of one kind and hour that are held before they are sealed into a file."""
-    max_age_s: float = 60.0
+    max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     """Longest time that an event is held before it is sealed, s."""
-    max_held_rows: int = 8_000_000
+    max_held_rows: Positive = 8_000_000
     """Events held in memory at most, all kinds together; beyond it `append` refuses until `seal` has made room."""
-    max_journal_bytes: int = 2 << 30
+    max_journal_bytes: Positive = 2 << 30
     """Size of the journal at which everything is sealed, whatever its age; bytes."""
-    row_group_rows: int = 245_760
+    row_group_rows: Positive = 245_760
     """Events of one row group: more make files smaller and small queries slower."""
-    dictionary_values: int = 1_500
+    dictionary_values: Annotated[int, msgspec.Meta(ge=0, le=250_000)] = 1_500
     """Most different values of a column in a row group that are written once and numbered; with 50,000 a seal takes
-    half as long again, and files are a quarter smaller where such values come again (times in ms), else larger."""
-    compression_level: int = 1
+    half as long again, and files are a quarter smaller where such values come again (times in ms), else larger.
+    Room for that many is taken beforehand, 32 octets each or more for every column and thread; 0: none is numbered."""
+    compression_level: Annotated[int, msgspec.Meta(ge=1, le=22)] = 1
     """Level of zstd, 1 to 22; 3 saves one byte in a hundred and costs a tenth of the speed."""
-    compact_rows: int = 200_000
+    compact_rows: Annotated[int, msgspec.Meta(ge=0)] = 200_000
     """Files of one kind and hour with fewer events than this are put together when the hour is over."""
-    threads: int = 2
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     """Most threads of a query, and of a seal."""
-    memory_bytes: int = 2 << 30
+    memory_bytes: Annotated[int, msgspec.Meta(ge=16_000_000)] = 2 << 30
     """Most memory of DuckDB for queries, and as much again for a seal; a query that needs more goes to disk; bytes."""
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,8 @@ HIGH, LOW = "#hi", "#lo"
 
 MAX_ENUM = 256
 """Most different texts of a column that are written as an ENUM."""
+MAX_ENUM_LETTERS = 64 * 1024
+"""Most letters of all of them: they stand in the statement, and reading it takes thirty times their size."""
 _INT_TYPES = frozenset({FieldType.INT, FieldType.TIME, FieldType.LEVEL})
 _WHOLE = {FieldType.ADDRESS, FieldType.ID, FieldType.IDS}
 
@@ -260,37 +262,36 @@ def _utf8(column: Text) -> Text:
 def coded(columns: Mapping[str, Stored], form: Table) -> dict[str, Stored]:
     """Return columns with those that ``form`` has as ENUMs as the numbers of its texts."""
     return {
-        name: _codes(column, wanted) if isinstance(wanted := form.columns[name], Words) and is_enum(wanted) else column
+        name: _codes(column, wanted) if is_enum(wanted := form.columns[name]) else column
         for name, column in columns.items()
     }
 
 
 def _codes(column: Stored, form: Words) -> Numbers:
-    if not isinstance(column, Words):
-        raise TypeError(f"{type(column).__name__} where texts have codes")
+    assert isinstance(column, Words)  # all tables have one form
     place = {text: number for number, text in enumerate(form.values)}
-    places = np.array([place[text] for text in column.values] or [0], np.uint8)
+    places = np.array([place[text] for text in column.values], np.uint8)  # in each table the texts have other codes
     return Numbers(places[column.codes], column.nulls)
 
 
-def is_enum(column: Stored) -> bool:
-    """Return whether a column is written as an ENUM: it has few different texts, which all are plain literals."""
+def is_enum(column: Stored) -> TypeGuard[Words]:
+    """Return whether a column is written as an ENUM: its texts are few, short, different and plain literals."""
     if not isinstance(column, Words) or not 0 < len({*column.values}) == len(column.values) <= MAX_ENUM:
         return False
-    return all(map(str.isprintable, column.values))
+    return sum(map(len, column.values)) <= MAX_ENUM_LETTERS and all(map(str.isprintable, column.values))
 
 
-def _as_enum(expression: str, column: Stored) -> str:
+def _as_enum(expression: str, column: Words) -> str:
     return f"CAST({expression} AS ENUM ({_texts(column)}))"
 
 
-def _enum_of_code(code: str, column: Stored) -> str:
+def _enum_of_code(code: str, column: Words) -> str:
     """The ENUM with a number; it is found in half the time that it takes by its text."""
     return f"(CAST([{_texts(column)}] AS ENUM ({_texts(column)})[]))[CAST({code} AS INTEGER) + 1]"
 
 
-def _texts(column: Stored) -> str:
-    return ", ".join(map(text_literal, column.values)) if isinstance(column, Words) else ""
+def _texts(column: Words) -> str:
+    return ", ".join(map(text_literal, column.values))
 
 
 def _clean(text: str) -> str:
