@@ -16,8 +16,8 @@ from accounts import Verdict, archived, check
 from measurement import Goal, Measurement, Peer
 from rig import REPOSITORY, free_port, running, send, subscribed
 
-RATES = (100_000, 200_000, 300_000, 400_000, 500_000, 550_000, 600_000, 700_000, 850_000, 1_000_000, 1_200_000, 1_400_000,
-         1_700_000, 2_000_000, 2_500_000)  # fmt: skip
+RATES = (100_000, 200_000, 300_000, 400_000, 500_000, 550_000, 600_000, 700_000, 850_000, 1_000_000, 1_200_000,
+         1_400_000, 1_700_000, 2_000_000, 2_500_000)  # fmt: skip
 """Flows/s that are tried in turn."""
 GOAL = Goal(500_000, 2_000_000)
 STATEMENT = "SELECT source.ip, destination.ip, network.bytes WHERE destination.port = 22"
