@@ -20,6 +20,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import sysconfig
 import tempfile
@@ -91,7 +92,7 @@ class EmbeddedServer:
         Args:
             state_dir: folder of its own, made when missing; None is a temporary one, removed by `stop`.
             name: name of the server, as shown to clients.
-            port: TCP port; 0 lets the system choose a free one.
+            port: TCP port; 0 for that of the last server in ``state_dir``, so that clients find it again, or a free one.
             authorization: ask clients for a token, kept in ``state_dir/token`` (mode 0600); see `options`.
             address: IPv4 address to listen on; any but the loopback one is for a network that nobody else is in.
             jetstream: whether it stores streams; a leaf node without has those of the hub that it is joined to.
@@ -169,6 +170,7 @@ class EmbeddedServer:
             self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._take_ownership()
             await self._end_orphan(timeout_s)
+            self.port = self.port or self._last_port()
             await self._spawn()
             async with asyncio.timeout(timeout_s):
                 await self._accepting()
@@ -272,6 +274,7 @@ class EmbeddedServer:
                 raise BusError(f"nats-server ended with status {process.returncode}: {self._last_words()}")
             await asyncio.sleep(POLL_S)
         self.port = parse_servers(ports.nats)[0].port
+        self._port_file.write_text(str(self.port))
         self.monitor_url = ports.monitoring[0] if ports.monitoring else ""
         self._monitor_port = int(self.monitor_url.rpartition(":")[2] or 0)
         greeting = await greet(parse_servers([self.url])[0], VERSION_WAIT_S)
@@ -310,6 +313,19 @@ class EmbeddedServer:
         if not file.exists():
             _write_private(file, secrets.token_urlsafe(24))
         return file.read_text(encoding="utf-8").strip()
+
+    @property
+    def _port_file(self) -> Path:
+        return self.state_dir / "nats-server.port"
+
+    def _last_port(self) -> int:
+        """The port of the last server here, 0 where there was none or another program has it now."""
+        try:
+            port = int(self._port_file.read_text())
+            with socket.create_server((self._address, port)):
+                return port
+        except (OSError, ValueError, OverflowError):
+            return 0
 
     def _last_words(self) -> str:
         texts = []

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -195,6 +196,20 @@ async def test_clear_text_is_refused_also_later(server: EmbeddedServer) -> None:
     assert "clear text" in await told
     assert not bus.connected
     await bus.close()
+
+
+async def test_a_server_begun_anew_has_the_port_of_the_last(tmp_path: Path) -> None:
+    """Clients of an ``up`` that was stopped find the next one; where another program has the port, it takes another."""
+    async with EmbeddedServer(tmp_path) as server:
+        port = server.port
+    async with EmbeddedServer(tmp_path) as server:
+        assert server.port == port
+    with socket.create_server(("127.0.0.1", port)):
+        async with EmbeddedServer(tmp_path) as server:
+            assert server.port != port
+    (tmp_path / "nats-server.port").write_text("no port")
+    async with EmbeddedServer(tmp_path) as server:
+        assert server.port
 
 
 async def test_what_is_on_its_way_is_not_taken_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
