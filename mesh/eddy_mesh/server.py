@@ -92,7 +92,7 @@ class EmbeddedServer:
         Args:
             state_dir: folder of its own, made when missing; None is a temporary one, removed by `stop`.
             name: name of the server, as shown to clients.
-            port: TCP port; 0 for that of the last server in ``state_dir``, so that clients find it again, or a free one.
+            port: TCP port; 0 for that of the last server in ``state_dir``, which clients know, or a free one.
             authorization: ask clients for a token, kept in ``state_dir/token`` (mode 0600); see `options`.
             address: IPv4 address to listen on; any but the loopback one is for a network that nobody else is in.
             jetstream: whether it stores streams; a leaf node without has those of the hub that it is joined to.
