@@ -405,9 +405,10 @@ class Mesh:
             Number of events that were taken.
 
         Raises:
-            UsageError: nobody takes events of scripts.
+            UsageError: ``type_name`` can be no type, or nobody takes events of scripts.
             BusError: the server is away.
         """
+        subjects.check_emitted_type(type_name)
         taken = 0
         for chunk in _chunks(lines, self.bus.max_payload // 2):
             try:

@@ -15,8 +15,9 @@ from uuid import uuid4
 
 import msgspec
 
+from eddy_mesh import subjects
 from eddy_mesh.bus import Bus, Message, NoResponders
-from eddy_mesh.errors import BusError, EddyError, UsageError
+from eddy_mesh.errors import BusError, EddyError, UsageError, WireError
 from eddy_mesh.task import Answer
 from eddy_mesh.wire_json import decode_object
 
@@ -196,11 +197,25 @@ async def _next(messages: asyncio.Queue[Message], subject: str, timeout_s: float
             message = await messages.get()
     except TimeoutError:
         raise BusError(
-            f"no answer on {subject} within {timeout_s:g} s: is the agent running? try: eddy agents"
+            f"{_whom(subject)} gave no answer within {timeout_s:g} s: eddy agents shows whether it runs and is busy"
         ) from None
     if message.headers.get("Status") == "503":
-        raise NoResponders(f"nobody answers on {subject}: try: eddy agents")
+        raise NoResponders(
+            f"{_whom(subject)} is not there: it has ended, is ending or does not run yet; "
+            "eddy agents shows what runs; start it and ask again"
+        )
     return message
+
+
+def _whom(subject: str) -> str:
+    """Return who is asked on a query subject, by the name that ``eddy agents`` shows."""
+    try:
+        agent_type, agent, _ = subjects.parse_query(subject)
+    except WireError:
+        return f"whoever answers on {subject}"
+    if agent_type == subjects.HOST:
+        return f"host process {agent.removesuffix('/' + subjects.HOST)}"
+    return f"an agent of type {agent_type}" if agent == "any" else f"agent {agent}"
 
 
 def _raise_error(message: Message) -> None:

@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from eddy_mesh.cer import EventClass, Stage
-from eddy_mesh.errors import WireError
+from eddy_mesh.errors import UsageError, WireError
 
 DEFAULT_BACKPLANE = "eddy"
 ALL = "all"
@@ -246,6 +246,26 @@ def parse_control(subject: str) -> tuple[str, str, str]:
         return ALL, HOST, _tokens(subject, "control", 4)[3]
     _, _, host, agent, verb = _tokens(subject, "control", 5)
     return host, agent, verb
+
+
+EMITTED_TYPE = re.compile(r"[a-z0-9_-]{1,64}(\.[a-z0-9_-]{1,64}){0,3}")
+"""Types that scripts may give their events; events of another one would be stored as ``json``."""
+
+
+def check_emitted_type(type_name: str) -> None:
+    """Refuse a text that can be no type of a script's events.
+
+    Raises:
+        UsageError: with what a type looks like.
+    """
+    if EMITTED_TYPE.fullmatch(type_name):
+        return
+    lower = type_name.lower()
+    near = f"; did you mean {lower}?" if EMITTED_TYPE.fullmatch(lower) else ""
+    raise UsageError(
+        f"{type_name!r} can be no type: a type is one to four words of a-z, 0-9, '_' and '-' of at most 64 characters, "
+        f"with dots between them, such as backup or app.login{near}"
+    )
 
 
 def emit(backplane: str, type_name: str) -> str:

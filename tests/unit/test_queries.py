@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from eddy_mesh import queries
+from eddy_mesh import queries, subjects
 from eddy_mesh.agent import Result
 from eddy_mesh.batch import Batch
-from eddy_mesh.bus import Message
+from eddy_mesh.bus import Message, NoResponders
 from eddy_mesh.bus_memory import MemoryBroker, MemoryBus
-from eddy_mesh.errors import UsageError
+from eddy_mesh.errors import BusError, UsageError
 from eddy_mesh.task import Answer, Context
 
 LIMIT = 64 * 1024
@@ -178,3 +178,30 @@ async def test_who_follows_is_told_that_somebody_lives(monkeypatch: pytest.Monke
     assert [row async for row in following] == [{"n": 1}]
     silent = await asked(Answering([queries.FLUSH, queries.FLUSH]))
     assert (silent.rows, silent.error, len(silent.sizes)) == ([], "", 3)
+
+
+@pytest.mark.parametrize(
+    ("subject", "who"),
+    [
+        (subjects.query("eddy", "archive", "vm/archive", "select"), "agent vm/archive is not there"),
+        (subjects.query("eddy", "directory", "any", "types"), "an agent of type directory is not there"),
+        (subjects.query("eddy", subjects.HOST, "vm.lan/host", "fetch"), "host process vm.lan is not there"),
+    ],
+)
+async def test_whoever_is_not_there_is_named_as_eddy_agents_names_it(subject: str, who: str) -> None:
+    """A query that nobody takes is answered with the agent's plain name and what to do, not with a subject."""
+    async with connected() as bus:
+        with pytest.raises(NoResponders) as caught:
+            [row async for row in queries.ask(bus, subject, {})]
+    assert str(caught.value).startswith(who)
+    assert "eddy agents shows what runs" in str(caught.value)
+    assert "query." not in str(caught.value)
+
+
+async def test_an_agent_that_does_not_answer_in_time_is_named() -> None:
+    """The plain name stands in what is said of a time-out too."""
+    subject = subjects.query("eddy", "archive", "vm/archive", "select")
+    async with connected() as bus:
+        await bus.subscribe(subject, lambda _: None)
+        with pytest.raises(BusError, match=r"^agent vm/archive gave no answer within 0 s: eddy agents shows"):
+            [row async for row in queries.ask(bus, subject, {}, timeout_s=0)]

@@ -55,6 +55,42 @@ def test_blanks_of_every_kind_part_words() -> None:
             compile_statement(f"SELECT{other}*", now_ns=NOW_NS)
 
 
+@pytest.mark.parametrize(
+    ("text", "pointed_at"),
+    [
+        ("SELECTid SINCE '-1m'", "SELECTid"),
+        ("SELECT_X", "SELECT_X"),
+        ("SELECT-x", "SELECT-x"),
+        ("SELECT * LIMIT5", "LIMIT5"),
+        ("SELECT json.a AS_x", "AS_x"),
+        ("SELECT * ORDERBY occurred", "ORDERBY"),
+        ("SELECT * WHERE message = 'a' ANDmessage = 'b'", "ANDmessage"),
+        ("SELECT * WHERE message IS NULLx", "NULLx"),
+    ],
+)
+def test_a_keyword_ends_where_its_word_ends(text: str, pointed_at: str) -> None:
+    """A keyword with letters, digits or signs of names behind it is another word, and no keyword."""
+    with pytest.raises(StatementError, match="does not belong here") as caught:
+        compile_statement(text, now_ns=NOW_NS)
+    assert text[caught.value.position :].startswith(pointed_at)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("SELECT*LIMIT 5", "SELECT * LIMIT 5"),
+        ("SELECT json.not-x, json.limit, json.a_b, json.x-y", ""),
+        ("SELECT json.a AS limit-x, json.b AS nothing ORDER BY nothing", ""),
+        ("SELECT source.ip AS from WHERE(source.port=1)AND(NOT(source.port=2))OR message LIKE'x'AND host='y'", ""),
+        ('SELECT count (*)AS n GROUP BY"host"HAVING count(DISTINCT message)>5', ""),
+    ],
+)
+def test_names_that_begin_like_keywords_and_signs_beside_keywords_stay(text: str, wanted: str) -> None:
+    """Names may begin with or be a keyword; signs, quotes and parentheses part words as blanks do."""
+    canonical = compile_statement(text, now_ns=NOW_NS).text
+    assert canonical == (wanted or compile_statement(canonical, now_ns=NOW_NS).text)
+
+
 def test_the_parser_is_small_enough_to_build_at_every_start() -> None:
     """Rules grow with the grammar's length: nine optional clauses in one rule would make 512 of it, built in 0.6 s."""
     assert len(_parser().rules) < 150

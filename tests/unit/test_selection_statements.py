@@ -137,6 +137,56 @@ def test_mistakes_are_named_and_pointed_at(text: str, said: str, pointed_at: str
 
 
 @pytest.mark.parametrize(
+    ("condition", "said", "pointed_at"),
+    [
+        ("message CONTAINS 'hello'", "'CONTAINS' is no operator: write =, !=, <,", "CONTAINS"),
+        ("message CONTAINS 'hello'", "LIKE; for CONTAINS write LIKE '%hello%'", "CONTAINS"),
+        ("message has '50%_''s'", r"for has write LIKE '%50\%\_''s%'", "has"),
+        ("message STARTSWITH 'a'", "for STARTSWITH write LIKE 'a%'", "STARTSWITH"),
+        ("message contains(message, 'x')", "for contains write LIKE '%text%'", "contains"),
+        ("message MATCHES 'fail(ed)?'", "for MATCHES write ~ 'fail(ed)?'", "MATCHES"),
+        ("message NOT MATCHES 'x'", "for NOT MATCHES write !~ 'x'", "MATCHES"),
+        ("message NOT CONTAINS 'x'", "write BETWEEN, IN or LIKE; for CONTAINS write LIKE '%x%'", "CONTAINS"),
+        ("message EQUALS 'x'", "for EQUALS write =", "EQUALS"),
+        ("message LIEK 'x'", "'LIEK' is no operator: write =, !=,", "LIEK"),
+        ("message LIEK 'x'", "did you mean LIKE?", "LIEK"),
+        ("message 'x'", "an operator is missing: write =, !=,", "'x'"),
+        ("message", "the statement ends here: an operator is missing", ""),
+        ("message == 'x'", "write one =", "= 'x'"),
+    ],
+)
+def test_a_word_that_is_no_operator_is_named(condition: str, said: str, pointed_at: str) -> None:
+    """Where an operator should stand, the word there, the operators and this language's own form are told."""
+    error = mistake(f"SELECT * WHERE {condition}")
+    assert said in str(error)
+    assert error.statement[error.position :].startswith(pointed_at)
+
+
+@pytest.mark.parametrize("rest", ["x" * 60_000, f"CONTAINS '{'%' * 60_000}'"])
+def test_a_long_word_or_text_is_not_repeated(rest: str) -> None:
+    """What is said of a missing operator stays short, whatever stands there."""
+    assert len(str(mistake(f"SELECT * WHERE message {rest}")).splitlines()[0]) < 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * WHERE message CONTAINS 'hello'",
+        "SELECT * WHERE source.port IN (1 2)",
+        "SELECT count(source.ip FROM network",
+        "SELECT source.ip foo",
+        "SELECT * WHERE source.port = 1 foo",
+        "SELECT * WHERE message IN 5",
+    ],
+)
+def test_no_mistake_is_answered_with_a_list_of_signs(text: str) -> None:
+    """What could stand there is told in words, and only what could: no ``), ,,``."""
+    said = str(mistake(text)).splitlines()[0].partition(": ")[2]
+    assert not {"(", ")", ",", ""} & set(said.split(", "))
+    assert ",," not in said
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "SELECT * WHERE " + "(" * 5000 + "source.port = 1" + ")" * 5000,

@@ -13,7 +13,6 @@ Source: RFC 8259; Elastic Common Schema.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 
 import msgspec
@@ -27,6 +26,7 @@ from eddy_mesh.cer import EventClass, Stage, Value
 from eddy_mesh.columns import Constant
 from eddy_mesh.fields import FieldType, field, level_number
 from eddy_mesh.rows import columns_of, time_ns
+from eddy_mesh.subjects import EMITTED_TYPE
 
 INPUT: tuple[str, ...] = ("json",)
 
@@ -36,8 +36,6 @@ _ENVELOPE = frozenset(
     {"id", "version", "type", "event_class", "stage", "observed", "normalizer", "normalizer_address", "parents"}
 )
 """Fields that the mesh sets; a member of that name is kept below ``json.``."""
-_TYPE = re.compile(r"[a-z0-9_-]{1,64}(\.[a-z0-9_-]{1,64}){0,3}")
-"""What a script may call its type: a subject is made of it."""
 _MAX_DEPTH = 32
 _INT_LIMITS = (-(1 << 63), (1 << 64) - 1)
 _SECOND_NS = 1_000_000_000
@@ -65,7 +63,7 @@ class Cooking:
         columns = columns_of([object_fields(payload) for payload in payload_bytes(batch)])
         named = batch.column("labels.type")
         kind = self._kind
-        if isinstance(named, Constant) and isinstance(named.value, str) and _TYPE.fullmatch(named.value):
+        if isinstance(named, Constant) and isinstance(named.value, str) and EMITTED_TYPE.fullmatch(named.value):
             kind = kind._replace(type=named.value)
         return Result((Draft(kind, batch.count, {**columns, **carried_columns(batch)}),))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 import rich_click as click
 
+from eddy_mesh import subjects
 from eddy_mesh.cli.connection import with_mesh
 from eddy_mesh.cli.output import tell, write_records
 from eddy_mesh.cli.settings import Settings, command
@@ -41,6 +42,7 @@ def emit(settings: Settings, type_name: str, file: BinaryIO) -> None:
     tail -F app.log | eddy emit syslog
     echo '{"message": "backup done", "host": "db1"}' | eddy emit backup
     """  # noqa: D301  # click's mark for lines that stay as they are
+    subjects.check_emitted_type(type_name)
     refuse_payloads(type_name)
     sent = Sent(type_name)
     with_mesh(settings, lambda mesh: _send(mesh, sent, file.fileno()))

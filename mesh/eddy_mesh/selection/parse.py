@@ -1,12 +1,11 @@
 """Text of a statement → checked plan.
 
-What may live here: the parser (one Lark object, built at first use), its messages, and the order of the clauses.
-Conditions and names are checked in `eddy_mesh.selection.check`.
+What may live here: the parser (one Lark object, built at first use) and the order of the clauses. Conditions and names
+are checked in `eddy_mesh.selection.check`; `eddy_mesh.selection.mistakes` says what is wrong with other texts.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
@@ -17,12 +16,14 @@ from typing import TYPE_CHECKING
 from eddy_mesh.cer import EventClass
 from eddy_mesh.errors import StatementError
 from eddy_mesh.selection.check import Checker
-from eddy_mesh.selection.literals import integer, moment, network, quantity
+from eddy_mesh.selection.literals import integer, moment, quantity
+from eddy_mesh.selection.mistakes import syntax_error
 from eddy_mesh.selection.plan import Aggregate, Item, Key, Pattern, Plan, operands
 from eddy_mesh.selection.render import render
 
 if TYPE_CHECKING:
     from lark import Lark, Token, Tree
+    from lark.lexer import TerminalDef
 
 MAX_STATEMENT = 65_536
 """Most characters of a statement; a list of a few thousand addresses still fits."""
@@ -56,7 +57,17 @@ def _parser() -> Lark:
     from lark import Lark  # noqa: PLC0415  # an agent that only passes events on never needs it
 
     grammar = files("eddy_mesh.selection").joinpath("grammar.lark").read_text("utf-8")
-    return Lark(grammar, parser="lalr", start="statement", maybe_placeholders=False)
+    return Lark(grammar, parser="lalr", start="statement", maybe_placeholders=False, edit_terminals=_end_with_the_word)
+
+
+def _end_with_the_word(terminal: TerminalDef) -> None:
+    """Let a keyword match whole words only: SELECTid and LIMIT5 are none, and limit-x is a name."""
+    from lark.lexer import PatternRE  # noqa: PLC0415
+
+    word = terminal.pattern.value
+    if word.isalpha():
+        terminal.pattern = PatternRE(rf"{word}(?![\w@.-])", terminal.pattern.flags)
+        terminal.priority = 1  # before NAME, which matches the same words
 
 
 def _tree(text: str) -> Tree[Token]:
@@ -66,78 +77,11 @@ def _tree(text: str) -> Tree[Token]:
     try:
         return parser.parse(text)
     except UnexpectedInput as error:
-        raise _syntax_error(text, error) from None
+        raise syntax_error(text, error) from None
 
 
 def _children(tree: Tree[Token]) -> Iterator[Tree[Token]]:
     return (child for child in tree.children if not isinstance(child, str))
-
-
-# --- what is wrong with a text that is no statement -----------------------------------------------------------------
-
-_PLACES = {
-    "NAME": "a field name",
-    "STRING": "a text in single quotes",
-    "NUMBER": "a number",
-    "QUANTITY": "a duration such as 10s",
-    "PATTERN": "a pattern such as network.netflow.*",
-    "COMPARE": "a comparison such as =",
-    "LPAR": "(",
-    "RPAR": ")",
-    "COMMA": ",",
-    "STAR": "*",
-}
-_UNSAID = frozenset({"QUOTED", "FUNCTION", "$END"})
-
-
-def _syntax_error(text: str, error: object) -> StatementError:
-    from lark import UnexpectedToken  # noqa: PLC0415
-
-    expected: set[str] = set(getattr(error, "accepts", None) or getattr(error, "allowed", None) or ())
-    expected |= set(getattr(error, "expected", None) or ())
-    keywords = sorted(name for name in expected if name.isalpha() and name not in _PLACES and name not in _UNSAID)
-    position = getattr(error, "pos_in_stream", None)
-    at_end = isinstance(error, UnexpectedToken) and error.token.type == "$END"
-    if at_end or position is None:
-        position = len(text)
-    found = "the statement ends" if position >= len(text) else f"{_word(text, position)!r} does not belong"
-    wanted = ", ".join([_PLACES[name] for name in _PLACES if name in expected] + keywords)
-    near = get_close_matches(_word(text, position).upper(), keywords, n=1)
-    hint = f": expected {wanted}" if wanted else ": remove it"
-    hint += _advice(text, position)
-    return StatementError(f"{found} here{hint}", text, position, near[0] if near else "")
-
-
-def _advice(text: str, position: int) -> str:
-    """Return what to write where an address or a list has another form than most would expect, or ""."""
-    before, quoted = text[:position], _QUOTED.match(text, position)
-    if _IN.search(before) and quoted is not None:
-        return f"; write IN CIDR {quoted[0]}" if "/" in quoted[0] else f"; write IN ({quoted[0]})"
-    if text[position : position + 1] == "'":
-        return "; a text ends with a single quote, and '' stands for one inside it"
-    start = position - len(_ADDRESS_END.search(before)[0])  # type: ignore[index]  # matches at least ""
-    word = _ADDRESS.match(text, start)
-    if word is None or not _is_address(word[0]):
-        return ""
-    return f"; write IN CIDR '{word[0]}'" if "/" in word[0] else f"; write '{word[0]}' in single quotes"
-
-
-_QUOTED = re.compile(r"'[^']*'")
-_IN = re.compile(r"\bIN\s*$", re.IGNORECASE)
-_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(/\d+)?")
-_ADDRESS_END = re.compile(r"[0-9A-Fa-f:.]*$")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        return network(text).text != ""
-    except ValueError:
-        return False
-
-
-def _word(text: str, position: int) -> str:
-    words = text[position : position + 40].split(maxsplit=1)
-    return words[0] if words else ""
 
 
 # --- clauses ---------------------------------------------------------------------------------------------------------
