@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,6 +119,28 @@ def test_logs_are_counted(tmp_path: Path) -> None:
     (tmp_path / "deep" / "a.log").write_text("")
     (tmp_path / "syslog").write_text("")
     assert host_findings.logs_finding(tmp_path).text.startswith("2 logs")
+
+
+def test_root_is_not_told_to_join_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without journal, without journalctl, and with files that it can not read, root is told what is the case."""
+    monkeypatch.setattr(host_findings, "JOURNALS", (tmp_path,))
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/journalctl")
+    none_kept = host_findings.journal_finding(is_root=True)
+    assert "no journal of the system is kept on this host" in none_kept.text
+    assert none_kept.advice.startswith("start systemd-journald")
+    assert "usermod" in host_findings.journal_finding(is_root=False).advice
+    for name in ("m/system.journal", "a.log"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert host_findings.journal_finding(is_root=True).verdict is Verdict.OK
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for look in (host_findings.journal_finding, partial(host_findings.logs_finding, tmp_path)):
+        assert "what confines this process" in look(is_root=True).advice
+        assert "usermod" in look(is_root=False).advice
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    finding = host_findings.journal_finding(is_root=True)
+    assert finding.text.startswith("no journalctl")
+    assert "usermod" not in finding.advice
 
 
 def test_a_greeting_is_judged() -> None:

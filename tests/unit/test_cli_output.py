@@ -110,6 +110,15 @@ def test_a_line_that_is_too_long_takes_from_the_last_column_first() -> None:
     assert fitted([60, 60], 1) == [8, 8]
 
 
+def test_columns_keep_their_least_and_fold_where_the_last_has_too_little() -> None:
+    """A least width is kept where the line then is too long; one that folds does so only where it must."""
+    columns = [Column("id", least=36), Column("time", folds=12), Column("what")]
+    assert fitted([36, 23, 60], 100, columns) == [36, 23, 37]
+    assert fitted([36, 23, 60], 80, columns) == [36, 12, 28]
+    assert fitted([36, 23, 60], 30, columns) == [36, 12, 8]
+    assert fitted([36, 12, 60], 0, columns) == [36, 12, 60]
+
+
 def test_spare_columns_are_left_out_of_short_lines() -> None:
     """The last spare column goes first, the others stay as long as they fit; a line without end shows all."""
     columns = [Column("a"), Column("b", spare=True), Column("c"), Column("d", spare=True)]

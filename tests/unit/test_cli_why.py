@@ -8,7 +8,20 @@ import pytest
 
 from eddy_mesh.api import Event
 from eddy_mesh.cer import Value, id_text
-from eddy_mesh.cli.why import Explanation, closing, evidence_ids, explanation_json, heading, named
+from eddy_mesh.cli.event_view import EventView
+from eddy_mesh.cli.output import table_text
+from eddy_mesh.cli.why import (
+    CHOICE,
+    Explanation,
+    choice_cells,
+    choice_columns,
+    closing,
+    evidence_ids,
+    explanation_json,
+    heading,
+    named,
+    several,
+)
 from eddy_mesh.errors import UsageError
 from eddy_mesh.selection import compile_statement
 
@@ -82,3 +95,43 @@ def test_as_json_it_is_one_object() -> None:
     assert told["diagnosis"]["diagnosis.evidence"] == [id_text(each) for each in IDS[:2]]
     assert [event["message"] for event in told["evidence"]] == ["first"]
     assert told["not_stored"] == [id_text(IDS[1])]
+
+
+DAY_NS = 86_400_000_000_000
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 132])
+@pytest.mark.parametrize("days", [0, 3])
+def test_ids_to_choose_from_are_whole_on_any_line(width: int, days: int) -> None:
+    """Ids that begin alike can be told apart; of the time nothing is lost; the hypothesis goes on below itself."""
+    ids = [id_text(bytes(14) + bytes([0, number])) for number in range(3)]
+    rows = [choice_cells(Event(DIAGNOSIS | {"id": each}), NOW_NS + days * DAY_NS) for each in ids]
+    shown = table_text(choice_columns(), rows, colour=False, width=width)
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("0")] == ids
+    for part in rows[0][1].text.split():
+        assert shown.count(part) == 3
+    if width >= 80:
+        assert "…" not in shown
+        assert max(map(len, shown.splitlines())) <= width
+
+
+def test_times_of_evidence_lose_nothing_on_a_short_line() -> None:
+    """Day and clock of an event of another day stand below each other where the line is short."""
+    view = EventView(compile_statement("SELECT *", now_ns=NOW_NS))
+    event: dict[str, Value] = {"occurred": NOW_NS, "host": "h" * 20, "type": "t" * 30, "message": "m " * 40}
+    cells = view.cells(event, NOW_NS + 3 * DAY_NS)
+    day, clock = cells[0].text.split()
+    lines = table_text(view.columns, [cells], colour=False, width=80).splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == [day, clock]
+    assert max(map(len, lines)) <= 80
+
+
+def test_digits_of_several_are_answered_with_the_whole_ids() -> None:
+    """At most ten, then how many more; where as many were found as are asked for, there may be more."""
+    ids = [id_text(bytes(15) + bytes([number])) for number in range(CHOICE)]
+    assert several("00000000", ids[:2]) == (
+        f"2 diagnoses begin with 00000000: give more digits\n  {ids[0]}\n  {ids[1]}"
+    )
+    lines = several("00000000", ids).splitlines()
+    assert lines[0].startswith(f"at least {CHOICE} diagnoses")
+    assert [line.strip() for line in lines[1:]] == [*ids[:10], "and 10 more"]

@@ -12,6 +12,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from eddy_mesh.cli.connection import with_mesh
+from eddy_mesh.cli.folding import say
 from eddy_mesh.cli.following import follow
 from eddy_mesh.cli.group import FAILED, error_text
 from eddy_mesh.cli.managing import Steps, ask_one, manifest_of, show_lines, texts_of
@@ -54,7 +55,7 @@ def plan(settings: Settings, file: Path) -> None:
         request = manifest_of(file)
         row = with_mesh(settings, lambda mesh: ask_one(mesh, "plan", request))
     except EddyError as error:
-        click.echo(error_text("eddy", error), err=True)
+        say(error_text("eddy", error), err=True)
         raise Exit(FAILED) from None
     _show_plan(settings, row)
     if _is_change(row):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import ModuleType
@@ -20,6 +21,7 @@ import rich_click
 from eddy_mesh import discovery, subjects
 from eddy_mesh.agent import Example
 from eddy_mesh.cer import EventClass, Stage, Value
+from eddy_mesh.cli.folding import fold, fold_prose, line_width
 from eddy_mesh.cli.output import Cell, Column, printable, write_records, write_table
 from eddy_mesh.cli.settings import Settings
 from eddy_mesh.config import AgentConfig
@@ -99,16 +101,27 @@ def describe(name: str) -> None:
             f"there is no agent or source {name}; "
             + (f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}")
         )
-    click.echo("\n\n".join(description(one, colour=_colour()) for one in found))
+    click.echo("\n\n".join(description(one, colour=_colour(), width=line_width(sys.stdout)) for one in found))
 
 
-def description(one: Described, *, colour: bool) -> str:
-    """Return the whole text about an agent type, source, cooking or detector."""
+def description(one: Described, *, colour: bool, width: int = 0) -> str:
+    """Return the whole text about an agent type, source, cooking or detector.
+
+    Args:
+        one: what is described.
+        colour: whether its title is coloured.
+        width: characters of a line; 0 stands for any number. Settings, which can be copied, are never broken.
+    """
     title = f"{one.kind} {one.name}"
     sections = [click.style(title, bold=True, underline=True) if colour else f"{title}\n{'=' * len(title)}"]
-    sections.append(inspect.getdoc(one.module) or "")
-    sections += [text for text in (_subjects(one), _configuration(one), _examples(one.module)) if text]
-    return "\n\n".join(sections)
+    sections.append(fold_prose(inspect.getdoc(one.module) or "", width))
+    configuration = "\n".join(_fold_comment(line, width) for line in _configuration(one).split("\n"))
+    sections += [fold(_subjects(one), width, " " * 5), configuration, fold(_examples(one.module), width, " " * 5)]
+    return "\n\n".join(text for text in sections if text)
+
+
+def _fold_comment(line: str, width: int) -> str:
+    return fold(line, width, "# ") if line.startswith("# ") else line
 
 
 def _subjects(one: Described) -> str:

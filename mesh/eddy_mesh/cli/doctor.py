@@ -6,6 +6,7 @@ What may live here: the order of the looks and the lines that are shown.
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import click
 import msgspec
@@ -13,6 +14,7 @@ import rich_click
 from click.exceptions import Exit
 
 from eddy_mesh.cli.findings import Finding, Verdict, installation_findings
+from eddy_mesh.cli.folding import fold, line_width
 from eddy_mesh.cli.host_findings import host_findings
 from eddy_mesh.cli.output import STYLES, printable, write_records
 from eddy_mesh.cli.server_findings import server_findings
@@ -36,15 +38,17 @@ def doctor(server: str, as_json: bool) -> None:
         write_records([msgspec.to_builtins(finding) for finding in findings])
     else:
         for finding in findings:
-            click.echo(line(finding, colour=Settings().colour))
+            click.echo(line(finding, colour=Settings().colour, width=line_width(sys.stdout)))
     if any(finding.verdict is Verdict.PROBLEM for finding in findings):
         raise Exit(1)
 
 
-def line(finding: Finding, *, colour: bool) -> str:
-    """Return a finding as one line."""
+def line(finding: Finding, *, colour: bool, width: int = 0) -> str:
+    """Return a finding as one line, or as several of so many characters; 0 stands for any number."""
     verdict = f"{finding.verdict:<7}"
+    advice = f"; {finding.advice}" if finding.advice else ""
+    whole = f"{verdict}  {printable(f'{finding.subject}: {finding.text}{advice}')}"
+    told = fold(whole, width, " " * (len(verdict) + 2))[len(verdict) :]
     if colour:
         verdict = click.style(verdict, **STYLES[LOOKS[finding.verdict]])  # type: ignore[arg-type]
-    advice = f"; {finding.advice}" if finding.advice else ""
-    return f"{verdict}  {printable(f'{finding.subject}: {finding.text}{advice}')}"
+    return verdict + told

@@ -70,7 +70,7 @@ class EventView:
         self._windows = windows and plan.every_ns is not None
         until = [Column(f"until {zone()}", least=12)] if self._windows else []
         self.columns = [*until, *(_column(item) for item in plan.items)] or [
-            Column(f"time {zone()}", least=12),
+            Column(f"time {zone()}", least=12, folds=12),
             Column("host", least=8),
             Column("type", least=8),
             Column("event"),
@@ -90,7 +90,7 @@ class EventView:
         occurred = row.get("occurred", row.get("observed"))
         host = row.get("host", row.get("host_address", row.get("normalizer", "")))
         return [
-            Cell(time_of_day(occurred, now_ns) if isinstance(occurred, int) else "", "quiet"),
+            Cell(time_of_day(occurred, now_ns) if isinstance(occurred, int) else "", "quiet", wraps=True),
             Cell(str(host)),
             Cell(str(row.get("type", "")), "notable"),
             summary(row),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import click
 from rich_click import RichCommand, RichGroup
 
+from eddy_mesh.cli.folding import say
 from eddy_mesh.errors import ConfigError, EddyError, UsageError
 
 FAILED = 1
@@ -94,13 +95,13 @@ class QuietGroup(RichGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except EddyError as error:
-            click.echo(error_text(str(self.name), error), err=True)
+            say(error_text(str(self.name), error), err=True)
             raise click.exceptions.Exit(
                 WRONG_USAGE if isinstance(error, UsageError | ConfigError) else FAILED
             ) from None
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx is not None else self.name
-            click.echo(f"{self.name}: {_lower(error.format_message())}; see {where} --help", err=True)
+            say(f"{self.name}: {_lower(error.format_message())}; see {where} --help", err=True)
             raise click.exceptions.Exit(WRONG_USAGE) from None
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None

@@ -64,10 +64,10 @@ def host_findings() -> Iterator[Finding]:
     if sys.platform == "linux":
         held = capabilities(Path("/proc/self/status").read_text("utf-8"))
         yield privilege_finding(held)
-        yield journal_finding()
+        yield journal_finding(is_root=os.geteuid() == 0)
         yield buffer_finding(int(Path("/proc/sys/net/core/rmem_max").read_text("utf-8")), held)
     if sys.platform != "win32":
-        yield logs_finding(LOGS)
+        yield logs_finding(LOGS, is_root=os.geteuid() == 0)
         yield files_finding(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     state = state_directory()
     yield disk_finding(state)
@@ -162,29 +162,36 @@ def privilege_finding(held: frozenset[str]) -> Finding:
 
 
 _JOURNAL_RIGHT = "sudo usermod -aG systemd-journal $USER, then log in anew"
+_LOGS_RIGHT = "sudo usermod -aG adm $USER, then log in anew"
+_CONFINED = "root can not either: see what confines this process (container, AppArmor, SELinux)"
 _NO_JOURNAL = "have a syslog daemon write below /var/log, or send to port 5514"
 
 
-def journal_finding() -> Finding:
-    """Say whether the systemd journal can be read."""
+def journal_finding(*, is_root: bool) -> Finding:
+    """Say whether the systemd journal can be read; root, which may see all, lacks no group."""
     if shutil.which("journalctl") is None:
         return Finding("journal", Verdict.WARNING, "no journalctl: what only a journal holds is not seen", _NO_JOURNAL)
     files = [file for folder in JOURNALS if folder.is_dir() for file in _files(folder, "*/system*.journal")]
     if not files:
+        if is_root:
+            text = "journalctl is there, and no journal of the system is kept on this host"
+            return Finding("journal", Verdict.WARNING, text, f"start systemd-journald, or {_NO_JOURNAL}")
         text = "journalctl is there; no journal of the system is kept, or may be seen"
         return Finding("journal", Verdict.WARNING, text, _JOURNAL_RIGHT)
     if not any(os.access(file, os.R_OK) for file in files):
-        return Finding("journal", Verdict.WARNING, f"{files[0]} can not be read", _JOURNAL_RIGHT)
+        return Finding(
+            "journal", Verdict.WARNING, f"{files[0]} can not be read", _CONFINED if is_root else _JOURNAL_RIGHT
+        )
     return Finding("journal", Verdict.OK, "can be read")
 
 
-def logs_finding(folder: Path) -> Finding:
-    """Say how many logs below a folder can be read."""
+def logs_finding(folder: Path, *, is_root: bool = False) -> Finding:
+    """Say how many logs below a folder can be read; root lacks no group."""
     files = _files(folder, "**/*.log") + [file for name in ("syslog", "messages") for file in _files(folder, name)]
     closed = [file for file in files if not os.access(file, os.R_OK)]
     if closed:
         text = f"{len(closed)} of {len(files)} logs below {folder} can not be read, such as {closed[0]}"
-        return Finding("logs", Verdict.WARNING, text, "sudo usermod -aG adm $USER, then log in anew")
+        return Finding("logs", Verdict.WARNING, text, _CONFINED if is_root else _LOGS_RIGHT)
     return Finding("logs", Verdict.OK, f"{len(files)} logs below {folder} can be read")
 
 

@@ -15,6 +15,7 @@ import click
 
 from eddy_mesh import queries, subjects
 from eddy_mesh.bus import NoResponders
+from eddy_mesh.cli.folding import fold, line_width
 from eddy_mesh.cli.output import STYLES, printable, write_records
 from eddy_mesh.cli.settings import Settings
 from eddy_mesh.commands import BACKPLANE_MANAGER
@@ -88,8 +89,11 @@ def texts_of(row: Answer, key: str) -> list[str]:
 
 def show_lines(lines: Sequence[str], *, colour: bool) -> None:
     """Write the lines of a difference, each coloured by its mark."""
+    width = line_width(sys.stdout)
     for line in lines:
-        click.echo(_styled(printable(line), MARK_STYLES.get(line[:1], "") if colour else ""))
+        style = MARK_STYLES.get(line[:1], "") if colour else ""
+        for part in fold(printable(line), width).split("\n"):
+            click.echo(_styled(part, style))
 
 
 class Steps:
@@ -112,6 +116,8 @@ class Steps:
             return
         line = _step_text({**row, "what": ""} if self.went_back else row)  # the reason is told as the error
         is_passing = row.get("step") == "observe"
+        if not is_passing:
+            line = fold(line, line_width(sys.stdout))
         if is_passing and not sys.stdout.isatty():
             return
         end = "\r" if self._is_open else ""

@@ -13,11 +13,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from io import StringIO
+from itertools import zip_longest
 from typing import NamedTuple, TextIO
 
 import click
 import msgspec
 from rich.cells import cell_len, set_cell_size
+
+from eddy_mesh.cli.folding import say
 
 GAP = "  "
 NS = 1_000_000_000
@@ -46,7 +49,7 @@ LEVEL_STYLES = ("alarming", "alarming", "alarming", "bad", "warning", "notable",
 
 
 class Cell(NamedTuple):
-    """Text of a table and what it means, a key of `STYLES`; the last of a row may go on in further lines."""
+    """Text of a table and what it means, a key of `STYLES`; it may go on in further lines where it ``wraps``."""
 
     text: str
     style: str = ""
@@ -59,7 +62,9 @@ class Column(NamedTuple):
     Attributes:
         title: shown above it.
         right: whether its texts end at the same place, as numbers do.
-        least: characters that it always has.
+        least: characters that it always has; a text that is no longer is never shortened.
+        folds: characters that it has, and its texts wrap, where else too few were left for the last column; 0: it
+            does not.
         spare: whether it is left out where the line is too short for all.
         middle: whether a text that is too long loses its middle, as where the end tells rows apart; else its end.
     """
@@ -67,6 +72,7 @@ class Column(NamedTuple):
     title: str
     right: bool = False
     least: int = 0
+    folds: int = 0
     spare: bool = False
     middle: bool = False
 
@@ -176,7 +182,9 @@ class Table:
         is_terminal = self._out.isatty()
         available = width if is_terminal else self._width
         shown = chosen(self._columns, self._widths, available)
-        widths = fitted([self._widths[number] for number in shown], available)
+        widths = fitted(
+            [self._widths[number] for number in shown], available, [self._columns[number] for number in shown]
+        )
         for row in self._held:
             if self._lines == 0 or (is_terminal and self._lines % max(height - 1, 10) == 0):
                 self._write([Cell(column.title, "title") for column in self._columns], shown, widths)
@@ -185,28 +193,24 @@ class Table:
         self._out.flush()
 
     def _write(self, cells: Sequence[Cell], shown: Sequence[int], widths: Sequence[int]) -> None:
-        last = cells[shown[-1]]
-        further: list[str] = []
-        if last.wraps and cell_len(last.text) > widths[-1]:
-            first, *further = textwrap.wrap(last.text, widths[-1])
-            cells = [*cells[: shown[-1]], last._replace(text=first), *cells[shown[-1] + 1 :]]
-        self._write_line(cells, shown, widths)
-        indent = " " * sum(width + len(GAP) for width in widths[:-1])
-        for text in further:
-            self._out.write(indent + self._styled(text, last.style) + "\n")
+        parts = [_wrapped(cells[number], width) for number, width in zip(shown, widths, strict=True)]
+        for texts in zip_longest(*parts, fillvalue=""):
+            line = []
+            for number, width, text in zip(shown, widths, texts, strict=True):
+                placed = _placed(text, width, self._columns[number], pad=number != shown[-1])
+                line.append(self._styled(placed, cells[number].style if text else ""))
+            self._out.write(GAP.join(line) + "\n")
             self._lines += 1
-
-    def _write_line(self, cells: Sequence[Cell], shown: Sequence[int], widths: Sequence[int]) -> None:
-        texts = []
-        for number, width in zip(shown, widths, strict=True):
-            cell, is_last = cells[number], number == shown[-1]
-            text = _placed(cell.text, width, self._columns[number], pad=not is_last)
-            texts.append(self._styled(text, cell.style))
-        self._out.write(GAP.join(texts) + "\n")
-        self._lines += 1
 
     def _styled(self, text: str, style: str) -> str:
         return click.style(text, **STYLES[style]) if self._colour and style else text  # type: ignore[arg-type]
+
+
+def _wrapped(cell: Cell, width: int) -> list[str]:
+    """Return the lines of a cell: one where it does not wrap, or fits."""
+    if not cell.wraps or cell_len(cell.text) <= width:
+        return [cell.text]
+    return textwrap.wrap(cell.text, width) or [""]
 
 
 def _placed(text: str, width: int, column: Column, *, pad: bool) -> str:
@@ -245,20 +249,27 @@ def chosen(columns: Sequence[Column], widths: Sequence[int], available: int) -> 
     return shown
 
 
-def fitted(widths: Sequence[int], available: int) -> list[int]:
+def fitted(widths: Sequence[int], available: int, columns: Sequence[Column] = ()) -> list[int]:
     """Return widths that fit a line: the last column, which holds the longest texts, gives first, then the widest.
+
+    A column keeps its least width even where the line then does not fit.
 
     Args:
         widths: what the columns want, characters.
         available: characters of a line; 0 stands for any number.
+        columns: what they are, in the same order; without them none has a least width or folds.
     """
     fit = list(widths)
+    shown = columns or [Column("")] * len(fit)
+    if available and sum(fit[:-1]) + len(GAP) * (len(fit) - 1) + min(fit[-1], LEAST_LAST) > available:
+        fit = [min(width, column.folds or width) for width, column in zip(fit, shown, strict=True)]
+    least = [max(LEAST, column.least, column.folds) for column in shown]
     excess = sum(fit) + len(GAP) * (len(fit) - 1) - available if available else 0
-    given = min(max(excess, 0), max(fit[-1] - LEAST_LAST, 0))
+    given = min(max(excess, 0), max(fit[-1] - max(LEAST_LAST, least[-1]), 0))
     fit[-1] -= given
     excess -= given
-    while excess > 0 and max(fit) > LEAST:
-        fit[fit.index(max(fit))] -= 1
+    while excess > 0 and (giving := [number for number, width in enumerate(fit) if width > least[number]]):
+        fit[max(giving, key=lambda number: fit[number])] -= 1
         excess -= 1
     return fit
 
@@ -291,4 +302,4 @@ def write_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, co
 
 def tell(text: str) -> None:
     """Write a remark to standard error, apart from the answer."""
-    click.echo(f"eddy: {text}", err=True)
+    say(f"eddy: {text}", err=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import time_ns
@@ -18,6 +17,7 @@ from eddy_mesh.api import Event, Mesh
 from eddy_mesh.cer import Value, id_text
 from eddy_mesh.cli.connection import with_mesh
 from eddy_mesh.cli.event_view import EventView, level_cell, readable, summary
+from eddy_mesh.cli.folding import line_width, say
 from eddy_mesh.cli.output import Cell, Column, json_line, printable, tell, time_of_day, write_table, zone
 from eddy_mesh.cli.settings import Settings, command
 from eddy_mesh.cli.stored import archives
@@ -32,6 +32,11 @@ CHOICE = 20
 IDS_OF_A_FETCH = 5_000
 """36 characters each: well inside one message."""
 ID_DIGITS = 32
+ID_CHARACTERS = 36
+"""Digits and dashes."""
+TIME_CHARACTERS = 12
+"""Of the clock to the ms, and more than of the day."""
+IDS_NAMED = 10
 LEAST_DIGITS = 8
 DIAGNOSED = "SELECT id, occurred, level, type, source.ip, event.type, diagnosis.hypothesis"
 PROPERTIES = ("diagnosis.id", "level", "host", "source.ip", "destination.ip", "user.name", "normalizer", "id")
@@ -87,8 +92,17 @@ def why(settings: Settings, identity: str, everything: bool, archive: str) -> No
     if not found:
         raise UsageError(f"no diagnosis {identity} is stored: eddy why shows the newest")
     _show_choice(settings, found)
-    tell(f"{len(found):,} diagnoses begin with {identity}: give more digits")
+    tell(several(identity, [_id(event) for event in found]))
     raise Exit(2)
+
+
+def several(identity: str, ids: Sequence[str]) -> str:
+    """Return that digits say too little, and the first of the ids that begin so, each whole on a line."""
+    least = "at least " if len(ids) == CHOICE else ""  # no more are asked for
+    left_out = len(ids) - IDS_NAMED
+    more = [f"  and {left_out} more"] if left_out > 0 else []
+    named_ids = [f"  {each}" for each in ids[:IDS_NAMED]]
+    return "\n".join([f"{least}{len(ids):,} diagnoses begin with {identity}: give more digits", *named_ids, *more])
 
 
 def named(identity: str) -> str:
@@ -193,10 +207,21 @@ def _show_choice(settings: Settings, found: list[Event]) -> None:
         tell("no diagnosis is stored yet")
         return
     now_ns = time_ns()
-    columns = [Column("id"), Column(f"time {zone()}"), Column("level"), Column("diagnosis")]
-    rows = [[Cell(_id(event), "notable"), Cell(_time(event, now_ns)), _level(event), summary(event)] for event in found]
-    write_table(columns, rows, colour=settings.colour)
+    rows = [choice_cells(event, now_ns) for event in found]
+    write_table(choice_columns(), rows, colour=settings.colour)
     tell(f"eddy why {_id(found[0])} shows what led to the newest")
+
+
+def choice_columns() -> list[Column]:
+    """Return the columns of diagnoses to choose from: ids are whole, and day and clock fold on a short line."""
+    time = Column(f"time {zone()}", folds=TIME_CHARACTERS)
+    return [Column("id", least=ID_CHARACTERS), time, Column("level"), Column("diagnosis")]
+
+
+def choice_cells(event: Event, now_ns: int) -> list[Cell]:
+    """Return the row of a diagnosis; a time of another day than ``now_ns`` has the day."""
+    time = Cell(_time(event, now_ns), wraps=True)
+    return [Cell(_id(event), "notable"), time, _level(event), summary(event)._replace(wraps=True)]
 
 
 def _show(settings: Settings, explanation: Explanation, *, everything: bool) -> None:
@@ -204,8 +229,7 @@ def _show(settings: Settings, explanation: Explanation, *, everything: bool) -> 
         sys.stdout.write(json_line(explanation_json(explanation)).decode() + "\n")
         return
     now_ns = time_ns()
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    for line in heading(explanation, now_ns, width):
+    for line in heading(explanation, now_ns, line_width(sys.stdout)):
         click.echo(printable(line))
     shown = explanation.evidence if everything else explanation.evidence[:FIRST_SHOWN]
     view = EventView(compile_statement("SELECT *", now_ns=now_ns))
@@ -213,7 +237,7 @@ def _show(settings: Settings, explanation: Explanation, *, everything: bool) -> 
     if shown:
         write_table(view.columns, [view.cells(event, now_ns) for event in shown], colour=settings.colour)
     for line in closing(explanation, len(shown)):
-        click.echo(printable(line))
+        say(printable(line))
 
 
 def explanation_json(explanation: Explanation) -> bytes:
