@@ -86,14 +86,14 @@ async def test_both_readers_give_the_same_columns(
         pytest.skip("no IPv6 on this host; enable it to run this")
     receiver = DatagramReceiver(bind(listen, Binding("udp"), outlet), one_at_a_time=one_at_a_time)
     try:
-        payloads = [b"%d" % number for number in range(300)]
+        payloads = [b"%d" % number for number in range(datagrams.DRAIN_DATAGRAMS + 44)]
         port = send_udp(receiver.port, *payloads, address=sender)
         first, second = await receiver.receive(), await receiver.receive()
         assert receiver.take() is None
         assert [d.payloads.at(row) for d in (first, second) for row in range(len(d))] == payloads
         assert first.addresses is not None
         assert first.ports is not None
-        assert (first.addresses.at(0), first.ports.at(255)) == (sender, port)
+        assert (first.addresses.at(0), first.ports.at(datagrams.DRAIN_DATAGRAMS - 1)) == (sender, port)
         assert first.addresses.is_v4 is (sender == "127.0.0.1")
         assert receiver.buffer_bytes > 0
     finally:
@@ -118,9 +118,10 @@ async def test_loop_without_readers_is_pushed_to(outlet: MemoryOutlet, monkeypat
         taken = await pushed
     assert isinstance(receiver._reader, datagrams._QueueReader)
     assert (taken.payloads.at(0), taken.addresses and taken.addresses.at(0)) == (b"one", "127.0.0.1")
-    for number in range(5000):
+    limit = 16 * datagrams.DRAIN_DATAGRAMS
+    for number in range(limit + 904):
         receiver._reader.datagram_received(b"%d" % number, ("127.0.0.1", port))
-    assert receiver.newly_dropped() == 5000 - 16 * datagrams.DRAIN_DATAGRAMS
+    assert receiver.newly_dropped() == 904
     receiver.close()
     await asyncio.sleep(0)
 
