@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,11 +138,11 @@ async def test_events_that_came_late_are_pointed_at(eddy: Tool) -> None:
 async def test_a_diagnosis_is_explained(eddy: Tool) -> None:
     """It is found by the beginning of its id, with its evidence in time order and what did not appear."""
     watching = await eddy.start("tap", "SELECT * WHERE stage = 'analyzed' SINCE '-1h'", "--count", "1", "--for", "25s")
-    guesses = b"".join(
-        b"<86>1 2026-11-21T10:00:%02dZ gw1 sshd %d - - Failed password for root from 203.0.113.9 port 40000 ssh2\n"
-        % (number, number)
+    minute = f"{datetime.now(UTC) - timedelta(minutes=2):%Y-%m-%dT%H:%M}"
+    guesses = "".join(
+        f"<86>1 {minute}:{number:02}Z gw1 sshd {number} - - Failed password for root from 203.0.113.9 port 40000 ssh2\n"
         for number in range(30)
-    )
+    ).encode()
     await eddy("emit", "syslog", stdin=guesses)
     await watching.communicate()
     (chosen, *_) = (await eddy("why", "--json")).rows
